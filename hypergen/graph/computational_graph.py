@@ -1,0 +1,109 @@
+"""The computational graph: operations as nodes, dataflow as edges."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class OpNode:
+    """One operation of a traced network.
+
+    Attributes:
+        op: The operation's name in the terms of PyTorch, without underscores (``conv2d``, ``add``, ``input``).
+        module: Dotted name of the innermost module that ran it; empty for the network itself.
+        parameters: Role in the operation (``weight``, ``bias``, ``operand0`` …) → parameter name.
+        shape: Shape of the (first) output, batch axis included.
+        attributes: What else decides the computation, for example ``stride``, ``groups`` or ``dim``.
+    """
+
+    op: str
+    module: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class ComputationalGraph:
+    """Operations and dataflow of a network, in topological order.
+
+    Attributes:
+        nodes: The operations, in the order in which they ran.
+        edges: Source → target, ``[2, num_edges]``, int64; source < target.
+        parameter_shapes: Every parameter of the network, tied ones once.
+        unused_parameters: Parameters that no operation reads.
+        tied_parameters: Alias name → the name that carries it.
+    """
+
+    nodes: tuple[OpNode, ...]
+    edges: Tensor
+    parameter_shapes: Mapping[str, tuple[int, ...]]
+    unused_parameters: tuple[str, ...] = ()
+    tied_parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Summarise the graph in one line."""
+        numbers = f"{len(self.nodes)} nodes, {self.edges.shape[1]} edges, {len(self.parameter_shapes)} parameters"
+        return f"ComputationalGraph({numbers}, {len(self.unused_parameters)} unused)"
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[int, str]]:
+        """Parameter name → (index of the node that reads it, its role there)."""
+        return {name: (i, role) for i, node in enumerate(self.nodes) for role, name in node.parameters.items()}
+
+    def without(self, ops: Collection[str]) -> ComputationalGraph:
+        """The graph with parameter-free nodes of these operations contracted: their inputs feed their outputs."""
+        keep = [bool(node.parameters) or node.op not in ops for node in self.nodes]
+        if all(keep):
+            return self
+        incoming: list[list[int]] = [[] for _ in self.nodes]
+        for source, target in self.edges.t().tolist():
+            incoming[target].append(source)
+        origins: list[tuple[int, ...]] = []  # the kept nodes whose values reach the output of node i
+        number, edges = 0, []
+        for i in range(len(self.nodes)):
+            reached = tuple(dict.fromkeys(origin for source in incoming[i] for origin in origins[source]))
+            if keep[i]:
+                edges += [(origin, number) for origin in reached]
+                origins.append((number,))
+                number += 1
+            else:
+                origins.append(reached)
+        return ComputationalGraph(
+            tuple(node for node, kept in zip(self.nodes, keep, strict=True) if kept),
+            edge_tensor(edges),
+            self.parameter_shapes,
+            self.unused_parameters,
+            self.tied_parameters,
+        )
+
+    def shortest_paths(self, cutoff: int = 50) -> Tensor:
+        """Directed shortest-path lengths in hops.
+
+        Args:
+            cutoff: Longer paths count as ``cutoff``.
+
+        Returns:
+            ``[num_nodes, num_nodes]``, int16: entry (i, j) is the length from i to j; -1 where there is no path.
+        """
+        import numpy as np
+        from scipy.sparse import csr_matrix
+        from scipy.sparse.csgraph import shortest_path
+
+        n = len(self.nodes)
+        source, target = self.edges.numpy()
+        lengths = shortest_path(csr_matrix((np.ones(len(source)), (source, target)), (n, n)), unweighted=True)
+        lengths = np.where(np.isinf(lengths), -1, np.minimum(lengths, cutoff))
+        return torch.from_numpy(lengths.astype(np.int16))
+
+
+def edge_tensor(edges: list[tuple[int, int]]) -> Tensor:
+    """Pairs as ``[2, num_edges]``, int64."""
+    return torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).t().contiguous()

@@ -1,0 +1,71 @@
+"""What the tracer knows about PyTorch's operations: names, arguments, and which only move data."""
+
+from __future__ import annotations
+
+# Operations that hand their input on unchanged when a network is evaluated: they get no node.
+TRANSPARENT = frozenset(
+    """dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout contiguous clone detach
+    to float half bfloat16 double cpu cuda type type_as requires_grad_ requires_grad data identity alias view_as
+    positive stop_gradient""".split()
+)
+
+# Operations that rearrange or select values without computing new ones.
+SHAPE_OPS = frozenset(
+    """reshape view flatten unflatten squeeze unsqueeze permute transpose t T mT H mH swapaxes swapdims movedim moveaxis
+    expand expand_as broadcast_to getitem chunk split split_with_sizes tensor_split unbind narrow select
+    index_select repeat repeat_interleave roll flip reshape_as pixel_shuffle pixel_unshuffle channel_shuffle unfold
+    stack_view adjoint rot90 pad constant_pad_nd""".split()
+)
+
+ALIASES = {
+    "iadd": "add", "radd": "add", "isub": "sub", "rsub": "sub", "imul": "mul", "rmul": "mul",
+    "truediv": "div", "rtruediv": "div", "itruediv": "div", "rdiv": "div", "idiv": "div", "floordiv": "floor_divide",
+    "rpow": "pow", "ipow": "pow", "rmatmul": "matmul", "imatmul": "matmul", "concat": "cat", "concatenate": "cat",
+    "multiply": "mul", "divide": "div", "true_divide": "div", "subtract": "sub", "iand": "and", "ior": "or",
+    "multi_head_attention_forward": "multi_head_attention",
+}  # fmt: skip
+
+_CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_CONV_TRANSPOSE = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+_POOL = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
+
+# Argument names by position, where PyTorch's builtins do not tell them.
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "conv1d": _CONV, "conv2d": _CONV, "conv3d": _CONV,
+    "conv_transpose1d": _CONV_TRANSPOSE, "conv_transpose2d": _CONV_TRANSPOSE, "conv_transpose3d": _CONV_TRANSPOSE,
+    "linear": ("input", "weight", "bias"),
+    "bilinear": ("input1", "input2", "weight", "bias"),
+    "batch_norm": ("input", "running_mean", "running_var", "weight", "bias"),
+    "layer_norm": ("input", "normalized_shape", "weight", "bias"),
+    "rms_norm": ("input", "normalized_shape", "weight"),
+    "group_norm": ("input", "num_groups", "weight", "bias"),
+    "instance_norm": ("input", "running_mean", "running_var", "weight", "bias"),
+    "embedding": ("input", "weight"),
+    "prelu": ("input", "weight"),
+    "addmm": ("bias", "input", "weight"),
+    "max_pool1d": _POOL, "max_pool2d": _POOL, "max_pool3d": _POOL,
+    "avg_pool1d": _POOL[:4], "avg_pool2d": _POOL[:4], "avg_pool3d": _POOL[:4],
+    "adaptive_avg_pool1d": ("input", "output_size"), "adaptive_avg_pool2d": ("input", "output_size"),
+    "adaptive_max_pool2d": ("input", "output_size"),
+    "cat": ("tensors", "dim"), "stack": ("tensors", "dim"), "softmax": ("input", "dim"),
+    "mean": ("input", "dim"), "sum": ("input", "dim"),
+    "flatten": ("input", "start_dim", "end_dim"), "transpose": ("input", "dim0", "dim1"),
+    "chunk": ("input", "chunks", "dim"), "split": ("input", "split_size", "dim"),
+    "scaled_dot_product_attention": ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale"),
+    "multi_head_attention": (
+        "query", "key", "value", "embed_dim", "num_heads", "in_proj_weight", "in_proj_bias", "bias_k", "bias_v",
+        "add_zero_attn", "dropout_p", "out_proj_weight", "out_proj_bias",
+    ),
+}  # fmt: skip
+
+# Attributes worth keeping: what decides the computation and is not a tensor.
+ATTRIBUTES = frozenset(
+    """stride padding output_padding dilation groups kernel_size output_size num_groups normalized_shape dim dim0 dim1
+    start_dim end_dim chunks split_size num_heads is_causal embed_dim""".split()
+)
+
+
+def canonical_name(name: str) -> str:
+    """``__iadd__``, ``add_`` and ``add`` are the same operation."""
+    name = name.strip("_")
+    return ALIASES.get(name, name)
