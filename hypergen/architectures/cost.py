@@ -1,0 +1,63 @@
+"""What a network costs, worked out in about a millisecond from its modules alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from hypergen.architectures.architecture import Architecture
+from hypergen.architectures.conv_nets import ConvNet
+from hypergen.architectures.dense_net import DenseNet
+from hypergen.architectures.token_nets import Mixer, VisionTransformer
+
+
+class Cost(NamedTuple):
+    """Number of parameters, and approximate multiply-adds per image."""
+
+    parameters: int
+    multiply_adds: int
+
+
+class _WithoutInitialisation(TorchFunctionMode):
+    """Leaves new parameters as they are: random numbers on the meta device go through slow Python code."""
+
+    # What is called inside one of these functions does not come here, so each is named.
+    _in_place = frozenset({nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.trunc_normal_, torch.Tensor.fill_})
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in self._in_place:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def network_cost(architecture: Architecture) -> Cost:
+    """Count the parameters of an architecture and estimate its multiply-adds.
+
+    A weight works once per position of the map (or token) it is applied at; the attention's products of tokens with
+    tokens are left out: at the sizes of these spaces they are few.
+    """
+    with _WithoutInitialisation(), torch.device("meta"), torch.no_grad():
+        network = architecture.build()
+    parameters = _count(network.parameters())
+    if isinstance(network, (ConvNet, DenseNet)):
+        convolutions = zip([network.stem, *network.stages], network.sizes, strict=True)
+        return Cost(
+            parameters,
+            sum(_count(part.parameters()) * size**2 for part, size in convolutions) + _count(network.head.parameters()),
+        )
+    if isinstance(network, VisionTransformer):
+        return Cost(parameters, parameters * network.positions.shape[1])
+    if isinstance(network, Mixer):
+        return Cost(parameters, parameters * max(network.tokens, network.head.in_features))
+    return Cost(parameters, parameters)
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -1,0 +1,38 @@
+"""Families of image classifiers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from hypergen.architectures.conv_nets import ConvNet
+from hypergen.architectures.dense_net import DenseNet
+from hypergen.architectures.mlp import MLP
+from hypergen.architectures.token_nets import Mixer, VisionTransformer
+
+_FAMILIES: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "cnn": partial(ConvNet, block="plain"),
+    "resnet": partial(ConvNet, block="basic"),
+    "bottleneck": partial(ConvNet, block="bottleneck"),
+    "depthwise": partial(ConvNet, block="depthwise"),
+    "inverted_bottleneck": partial(ConvNet, block="inverted_bottleneck"),
+    "grouped": partial(ConvNet, block="grouped"),
+    "dilated": partial(ConvNet, block="dilated"),
+    "dense": DenseNet,
+    "mixer": Mixer,
+    "vit": VisionTransformer,
+}
+
+
+def known_families() -> list[str]:
+    """The names of all families."""
+    return list(_FAMILIES)
+
+
+def build_network(family: str, **config: Any) -> nn.Module:
+    """Build a network of a family from its keyword arguments."""
+    return _FAMILIES[family](**config)

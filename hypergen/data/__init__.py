@@ -1,0 +1,21 @@
+"""Images and text as LightningDataModules, loaded when they are used."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hypergen.data.digits import DigitsDataModule
+    from hypergen.data.images import ImageDataModule
+    from hypergen.data.parquet import ParquetImageDataModule
+
+__all__ = ["DigitsDataModule", "ImageDataModule", "ParquetImageDataModule"]
+
+_MODULES = {"DigitsDataModule": "digits", "ImageDataModule": "images", "ParquetImageDataModule": "parquet"}
+
+
+def __getattr__(name: str) -> Any:
+    # Lightning takes seconds to import: a program that only predicts parameters should not wait for it.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

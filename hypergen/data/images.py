@@ -1,0 +1,120 @@
+"""What all image data has in common: splits as tensors in memory, and their loaders."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Literal, get_args
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[str, ...] = get_args(Split)
+
+
+class ImageDataModule(LightningDataModule):
+    """Labelled images in memory, standardised with the statistics of the training images.
+
+    A subclass says how the raw splits are read, in :meth:`load`; reading happens once, at the first use.
+
+    Args:
+        batch_size: Images per batch.
+        seed: Of the split into training and validation images, and of the order of training batches.
+        num_workers: Loader processes; the images are in memory, so 0 is seldom slower.
+
+    Attributes:
+        image_size: Height and width of the images.
+        channels: Channels of the images.
+        num_classes: Number of classes.
+    """
+
+    image_size: int
+    channels: int
+    num_classes: int
+
+    def __init__(self, batch_size: int = 64, seed: int = 0, num_workers: int = 0) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive; got {batch_size}")
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self._tensors: dict[str, tuple[Tensor, Tensor]] | None = None
+
+    @abstractmethod
+    def load(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Read the splits.
+
+        Returns:
+            For each of train, validation and test: images [N, channels, height, width] as floats, not yet
+            standardised, and labels [N] as int64.
+        """
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and standardise the images, once."""
+        if self._tensors is not None:
+            return
+        splits = self.load()
+        train = splits["train"][0]
+        # Per channel, not per pixel: pixels in a corner may be constant.
+        mean = train.mean(dim=(0, 2, 3), keepdim=True)
+        std = train.std(dim=(0, 2, 3), keepdim=True).clamp_min(1e-6)
+        self._tensors = {name: ((images - mean) / std, labels) for name, (images, labels) in splits.items()}
+
+    def tensors(self, split: str) -> tuple[Tensor, Tensor]:
+        """All images and labels of a split.
+
+        Args:
+            split: ``"train"``, ``"validation"`` or ``"test"``.
+
+        Returns:
+            Images [N, channels, height, width] as float32, standardised; labels [N] as int64.
+
+        Raises:
+            ValueError: The split is unknown.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}; expected one of {SPLITS}")
+        self.setup()
+        assert self._tensors is not None
+        return self._tensors[split]
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Batches of training images in a new order each epoch, the same orders for the same seed."""
+        return self._loader("train", torch.Generator().manual_seed(self.seed))
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Batches of validation images."""
+        return self._loader("validation")
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Batches of test images."""
+        return self._loader("test")
+
+    def _loader(self, split: str, shuffled_by: torch.Generator | None = None) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(
+            TensorDataset(*self.tensors(split)),
+            batch_size=self.batch_size,
+            shuffle=shuffled_by is not None,
+            generator=shuffled_by,
+            num_workers=self.num_workers,
+        )
+
+
+def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Split indices so that each class keeps its share in both parts; the global random state is left alone.
+
+    Args:
+        labels: Labels [N].
+        held_out: How many indices the second part has.
+        seed: The same seed gives the same split.
+
+    Returns:
+        Indices [N - held_out] and [held_out], each sorted.
+    """
+    from sklearn.model_selection import train_test_split
+
+    kept, out = train_test_split(range(len(labels)), test_size=held_out, random_state=seed, stratify=labels.numpy())
+    return torch.tensor(sorted(kept)), torch.tensor(sorted(out))
