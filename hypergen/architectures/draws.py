@@ -33,14 +33,19 @@ class Ranges:
 def draw_config(rng: random.Random, family: str, image_size: int, ranges: Ranges) -> dict[str, Any]:
     """Draw the options of a network of a family, other than the shape of its input and output."""
     norms = [norm for norm in ranges.norms if norm in FAMILY_NORMS.get(family, ranges.norms)]
-    common: dict[str, Any] = {"norm": rng.choice(norms), "activation": rng.choice(list(ranges.activations))}
+    # Batch norm is what most networks in use have.
+    norm = rng.choices(norms, [2 if norm == "batch" else 1 for norm in norms])[0]
+    # Elsewhere softplus makes all channels alike: such networks hardly train.
+    unsuitable = {"softplus"} if family != "mlp" and norm != "batch" else set()
+    activations = [name for name in ranges.activations if name not in unsuitable] or list(ranges.activations)
+    common: dict[str, Any] = {"norm": norm, "activation": rng.choice(activations)}
     if family == "mlp":
         return {**common, **_draw_mlp(rng, ranges)}
     if family in ("vit", "mixer"):
         return {**common, **_draw_tokens(rng, family, image_size, ranges)}
     # A network without norms keeps its biases, as a user would write it.
-    common["bias"] = True if common["norm"] == "none" else rng.random() < 0.4
-    if common["norm"] == "group":
+    common["bias"] = True if norm == "none" else rng.random() < 0.4
+    if norm == "group":
         common["norm_groups"] = rng.choice([2, 4, 8])
     return {**common, **_draw_conv_net(rng, family, image_size, ranges)}
 
@@ -71,9 +76,10 @@ def _draw_tokens(rng: random.Random, family: str, image_size: int, ranges: Range
     exact = [patch for patch in possible if image_size % patch == 0]
     config: dict[str, Any] = {
         "width": width,
-        "depth": rng.randint(*ranges.depth),
+        # One block mixes the tokens once, which is too little for a class token to see the image.
+        "depth": rng.randint(min(max(2, ranges.depth[0]), ranges.depth[1]), ranges.depth[1]),
         "patch_size": rng.choice([patch for patch in exact if grids[patch] <= 4] or exact or possible),
-        "mlp_ratio": rng.choice([1, 2, 4]),
+        "mlp_ratio": rng.choice([2, 3, 4]),
     }
     if family == "mixer":
         config["token_hidden"] = rng.choice([8, 16, 32, 64])
@@ -123,7 +129,7 @@ def _draw_conv_net(rng: random.Random, family: str, image_size: int, ranges: Ran
     if family == "inverted_bottleneck":
         config["expansion"] = rng.choice([2, 3, 4])
     if family == "dilated":
-        config["dilation"] = rng.choice([2, 3])
+        config["dilation"] = 2 if image_size < 16 else rng.choice([2, 3])
     return config
 
 

@@ -32,7 +32,8 @@ class ImageClassifierSpace:
         max_multiply_adds: Per image; None for 10,000 per pixel, which keeps a training step cheap.
         families: Families to draw from; None for all that training shows (all but the inverted bottleneck).
         norms: Of ``"batch"``, ``"layer"``, ``"group"``, ``"none"``. A family that supports none of them is an error.
-        activations: Names in :data:`hypergen.architectures.layers.ACTIVATIONS`; None for all.
+        activations: Names in :data:`hypergen.architectures.layers.ACTIVATIONS`; None for all. Softplus is used in MLPs
+            and behind batch norm only, where networks with it learn.
         depth: Fewest and most blocks (hidden layers of an MLP).
         conv_width: Narrowest and widest last stage of a convolutional network.
         dense_growth: Least and greatest growth of a dense network.
@@ -55,10 +56,10 @@ class ImageClassifierSpace:
         norms: Sequence[str] = ("batch", "layer", "group"),
         activations: Sequence[str] | None = None,
         depth: Sequence[int] = (1, 6),
-        conv_width: Sequence[int] = (8, 48),
-        dense_growth: Sequence[int] = (4, 16),
+        conv_width: Sequence[int] = (16, 48),
+        dense_growth: Sequence[int] = (6, 16),
         mlp_width: Sequence[int] = (16, 128),
-        token_width: Sequence[int] = (16, 64),
+        token_width: Sequence[int] = (24, 64),
     ) -> None:
         self.config: dict[str, JSON] = {
             "image_size": image_size,
