@@ -13,8 +13,10 @@ from hypergen.errors import ParameterError
 def distinct_value_share(parameters: Mapping[str, Tensor]) -> float:
     """Give the share of values that are distinct, over all parameters together.
 
-    A generator that tiles a small prediction over large tensors repeats itself, which this makes visible: independent
-    random values give nearly 1. Only compare parameters of one data type: bfloat16 has 65,536 values in all.
+    A generator that tiles a small prediction over large tensors repeats itself, which this makes visible. Compare with
+    independent random values of the same number and data type, because some of those coincide too: of normally
+    distributed float32 values 0.993 are distinct among a million, 0.935 among ten million; bfloat16 has 65,536
+    values in all.
 
     Args:
         parameters: A tensor per name, of any shape.
