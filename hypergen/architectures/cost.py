@@ -55,7 +55,9 @@ def network_cost(architecture: Architecture) -> Cost:
     if isinstance(network, VisionTransformer):
         return Cost(parameters, parameters * network.positions.shape[1])
     if isinstance(network, Mixer):
-        return Cost(parameters, parameters * max(network.tokens, network.head.in_features))
+        # Token mixing works once per channel, everything else once per token.
+        mixing = _count(parameter for name, parameter in network.blocks.named_parameters() if ".token_mixing." in name)
+        return Cost(parameters, mixing * network.head.in_features + (parameters - mixing) * network.tokens)
     return Cost(parameters, parameters)
 
 

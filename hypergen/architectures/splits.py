@@ -33,7 +33,7 @@ DEFINITIONS = {
             "mlp_width": (192, 384),
             "token_width": (96, 192),
             "max_parameters": 1_000_000,
-            "max_multiply_adds": 6_400_000,
+            "max_multiply_adds": 10_000_000,
         },
         3_000_000_000,
     ),
@@ -66,11 +66,16 @@ def draw_splits(size: int = SIZE) -> dict[str, list[Architecture]]:
     return splits
 
 
-def write_splits(root: str | Path) -> None:
-    """Write every split as ``{name}.json`` into a folder."""
+def write_splits(root: str | Path, size: int = SIZE) -> None:
+    """Write every split as ``{name}.json`` into a folder.
+
+    Args:
+        root: The folder; made if it does not exist.
+        size: Architectures per split.
+    """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    for name, architectures in draw_splits().items():
+    for name, architectures in draw_splits(size).items():
         definition = DEFINITIONS[name]
         header = {
             "split": name,
