@@ -70,15 +70,15 @@ def _draw_mlp(rng: random.Random, ranges: Ranges) -> dict[str, Any]:
 
 def _draw_tokens(rng: random.Random, family: str, image_size: int, ranges: Ranges) -> dict[str, Any]:
     width = _draw_width(rng, ranges.token_width, 8)
-    grids = {patch: image_size // patch for patch in range(1, image_size // 2 + 1)}
-    possible = [patch for patch, grid in grids.items() if 2 <= grid <= 8]
-    # Patches that cover the image; small ones (many tokens) only where no others are left.
-    exact = [patch for patch in possible if image_size % patch == 0]
+    # 4 to 16 patches, up to 64 of larger images; ones that cover the image where there are such.
+    most = 8 if image_size >= 16 else 4
+    possible = [patch for patch in range(1, image_size // 2 + 1) if image_size // patch <= most]
+    patch_sizes = [patch for patch in possible if image_size % patch == 0] or possible
     config: dict[str, Any] = {
         "width": width,
         # One block mixes the tokens once, which is too little for a class token to see the image.
         "depth": rng.randint(min(max(2, ranges.depth[0]), ranges.depth[1]), ranges.depth[1]),
-        "patch_size": rng.choice([patch for patch in exact if grids[patch] <= 4] or exact or possible),
+        "patch_size": rng.choice(patch_sizes),
         "mlp_ratio": rng.choice([2, 3, 4]),
     }
     if family == "mixer":

@@ -86,11 +86,11 @@ class ParquetImageDataModule(ImageDataModule):
 
     def _read(self, path: Path, most: int | None) -> tuple[Tensor, Tensor]:
         encoded = self._column(path, self.image_column, most)
-        labels = torch.tensor(self._column(path, self.label_column, most))
-        if labels.is_floating_point() or labels.min() < 0 or labels.max() >= self.num_classes:
+        labels = self._labels(path, most)
+        if labels.min() < 0 or labels.max() >= self.num_classes:
             raise ValueError(
                 f"column {self.label_column!r} of {path} must hold integer labels from 0 to {self.num_classes - 1}; "
-                f"it holds {labels.dtype} from {labels.min()} to {labels.max()}; check num_classes and label_column"
+                f"it holds labels from {labels.min()} to {labels.max()}: check num_classes and label_column"
             )
         size = self.image_size
         images = torch.empty(len(encoded), self.channels, size, size)
@@ -148,5 +148,15 @@ class ParquetImageDataModule(ImageDataModule):
     def _first_image_size(self) -> int:
         return self._decode(self._column(self.path_train, self.image_column, 1)[0], self.path_train, 0).shape[1]
 
+    def _labels(self, path: Path, most: int | None = None) -> Tensor:
+        values = self._column(path, self.label_column, most)
+        wrong = next((value for value in values if not isinstance(value, int)), None)
+        if wrong is not None or None in values:
+            raise ValueError(
+                f"column {self.label_column!r} of {path} must hold integer labels; it holds {wrong!r}: "
+                "pass the name of the label column as label_column"
+            )
+        return torch.tensor(values)
+
     def _greatest_label(self) -> int:
-        return int(torch.tensor(self._column(self.path_train, self.label_column)).max())
+        return int(self._labels(self.path_train).max())
