@@ -1,0 +1,267 @@
+"""The contract of every generator: a condition in, parameters out."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from hypergen.errors import CheckpointError, ParameterError
+from hypergen.generators.checkpoint import GeneratorCheckpoint, locate, provenance, read_checkpoint, write_checkpoint
+from hypergen.generators.model_card import model_card
+from hypergen.generators.registry import generator_class
+from hypergen.graph import ComputationalGraph, trace
+from hypergen.parameters import Parameters, check_parameters, expected_shapes
+
+_SHOWN = 10
+
+
+class Generator(nn.Module, ABC):
+    """Turns a condition into parameters.
+
+    A subclass takes flat, JSON-able arguments, implements :meth:`predict`, and is made known by
+    :func:`hypergen.generators.register_generator`. Its arguments are recorded, so that it can be saved and rebuilt.
+    """
+
+    _arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Record the constructor's arguments, with its defaults filled in."""
+        instance = super().__new__(cls)
+        signature = inspect.signature(cls.__init__)
+        try:
+            bound = signature.bind(instance, *args, **kwargs)
+        except TypeError:  # Copying makes an empty instance; everyone else hears of the wrong arguments from __init__.
+            return instance
+        bound.apply_defaults()
+        arguments: dict[str, Any] = {}
+        for name, value in list(bound.arguments.items())[1:]:
+            kind = signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                arguments.update(value)
+            elif kind is not inspect.Parameter.VAR_POSITIONAL:
+                arguments[name] = value
+            elif value:
+                raise TypeError(f"{cls.__name__} takes *{name}; a generator's arguments must have names to be saved.")
+        # Past nn.Module.__setattr__, which needs __init__ to have run.
+        instance.__dict__["_arguments"] = {
+            name: _as_json(value, f"{cls.__name__}({name}=…)") for name, value in arguments.items()
+        }
+        return instance
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The keyword arguments that make this generator again: flat and JSON-able."""
+        return copy.deepcopy(self._arguments)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator's own parameters lie."""
+        tensor = next(self.parameters(), next(self.buffers(), None))
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    @abstractmethod
+    def predict(
+        self, target: nn.Module | ComputationalGraph, condition: Any = None, *, example_inputs: Any = None
+    ) -> Parameters:
+        """Predict parameters; what :meth:`generate` calls and checks.
+
+        Args:
+            target: The network, or its computational graph.
+            condition: What else the parameters depend on.
+            example_inputs: What the network is called with, where it has to be traced and does not tell.
+
+        Returns:
+            A tensor for every parameter that an operation of the target reads.
+        """
+
+    def generate(
+        self, target: nn.Module | ComputationalGraph, condition: Any = None, *, example_inputs: Any = None
+    ) -> Parameters:
+        """Generate the parameters of ``target``, strictly: each name, each shape, finite.
+
+        Differentiable with respect to the generator's parameters while gradients are on.
+
+        Args:
+            target: The network, which is only read and may live on the meta device; or its computational graph.
+            condition: What else the parameters depend on.
+            example_inputs: What the network is called with, where it does not tell.
+
+        Returns:
+            A tensor per name of ``dict(target.named_parameters())``, tied parameters once. Parameters that no operation
+            of the target reads cannot be predicted and may be left out.
+
+        Raises:
+            ParameterError: The target has no parameters, complex, integer or lazy ones, or the prediction does not fit.
+            TraceError: The target could not be traced.
+        """
+        if isinstance(target, nn.Module):
+            _refuse_unpredictable(target)
+        elif not target.parameter_shapes:
+            raise ParameterError("The graph has no parameters, so there is nothing to generate. Pass another network.")
+        parameters = self.predict(target, condition, example_inputs=example_inputs)
+        if isinstance(target, nn.Module):
+            check_parameters(target, parameters, partial=True)
+            missing = [name for name, _ in target.named_parameters() if name not in parameters]
+            # Tracing takes time, and only a prediction with gaps needs to know which of them are allowed.
+            unused = trace(target, example_inputs).unused_parameters if missing else ()
+        else:
+            _check_against_graph(target, parameters)
+            missing = [name for name in target.parameter_shapes if name not in parameters]
+            unused = target.unused_parameters
+        forgotten = [name for name in missing if name not in unused]
+        if forgotten:
+            raise ParameterError(
+                f"{type(self).__name__} predicted no values for {_listed(forgotten)}, which operations of the network "
+                "read. Its `predict` must return every parameter but those in `graph.unused_parameters`."
+            )
+        return parameters
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        results: Mapping[str, Any] | None = None,
+        card: str | None = None,
+    ) -> Path:
+        """Save the generator: config.json, model.safetensors and a model card, all or nothing.
+
+        Args:
+            folder: Where to save it; a generator that is already there is replaced.
+            results: Its numbers, in the form of ``results.json``; they are shown in the card.
+            card: Text for the model card, above the numbers: what it was trained on, and how to train it again.
+
+        Returns:
+            The folder.
+
+        Raises:
+            CheckpointError: It could not be written; a generator that was there before is still usable.
+        """
+        for name, value in (state := self.state_dict()).items():
+            if not isinstance(value, Tensor):
+                raise CheckpointError(f"{type(self).__name__}'s state {name!r} is no tensor, so it cannot be saved.")
+        checkpoint = GeneratorCheckpoint(
+            type(self).__name__, self.config, state, _as_json(results or {}, "results"), provenance()
+        )
+        return write_checkpoint(folder, checkpoint, model_card(Path(folder).name, checkpoint, card))
+
+    @classmethod
+    def from_pretrained(cls, path_or_id: str | os.PathLike[str], *, device: str | torch.device | None = None) -> Self:
+        """Load a generator that :meth:`save_pretrained` wrote, in evaluation mode.
+
+        Args:
+            path_or_id: Its folder, its safetensors file, or its id on the Hugging Face Hub (``owner/name``).
+            device: Where to put it; the CPU by default.
+
+        Returns:
+            The generator, of this class or of a subclass.
+
+        Raises:
+            CheckpointError: A file is missing, truncated, a pickle, of another format version or of another class, or
+                its tensors do not fit. The message says what to do.
+        """
+        return cls.from_checkpoint(read_checkpoint(locate(path_or_id)), device=device)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: GeneratorCheckpoint, *, device: str | torch.device | None = None) -> Self:
+        """Rebuild a generator from what was read of it; see :meth:`from_pretrained`."""
+        found = generator_class(checkpoint.class_name, checkpoint.source)
+        if not issubclass(found, cls):
+            raise CheckpointError(
+                f"{checkpoint.source!r} is a {found.__name__}, not a {cls.__name__}. Load it with "
+                "`hypergen.load_generator`, or name another checkpoint."
+            )
+        try:
+            # Loading must not change which random numbers the caller's program draws next.
+            with torch.random.fork_rng(devices=[]):
+                generator = found(**checkpoint.arguments)
+        except Exception as error:
+            raise CheckpointError(
+                f"{checkpoint.source!r} has arguments that {found.__name__} does not take: {error}. It was saved with "
+                f"hypergen {checkpoint.provenance.get('hypergen')}; load it with that version."
+            ) from error
+        _refuse_other_tensors(generator, checkpoint)
+        generator.load_state_dict(dict(checkpoint.tensors))
+        return generator.eval() if device is None else generator.to(device).eval()
+
+
+def _refuse_other_tensors(generator: Generator, checkpoint: GeneratorCheckpoint) -> None:
+    expected, given = generator.state_dict(), checkpoint.tensors
+    problems = [f"missing {_listed(names)}"] if (names := [name for name in expected if name not in given]) else []
+    if names := [name for name in given if name not in expected]:
+        problems.append(f"unexpected {_listed(names)}")
+    other = [name for name in expected if name in given and expected[name].shape != given[name].shape]
+    if shapes := [f"{name} {list(given[name].shape)} instead of {list(expected[name].shape)}" for name in other]:
+        problems.append(f"of another shape: {_listed(shapes)}")
+    if problems:
+        raise CheckpointError(
+            f"The tensors in {checkpoint.source!r} are not those of a {type(generator).__name__} with its arguments: "
+            f"{'; '.join(problems)}. The file was changed or belongs to another version (it was saved with hypergen "
+            f"{checkpoint.provenance.get('hypergen')}); get the original, or train the generator again."
+        )
+
+
+def _refuse_unpredictable(model: nn.Module) -> None:
+    """Complain about parameters that no generator can write."""
+    if not expected_shapes(model):
+        raise ParameterError(
+            f"{type(model).__name__} has no parameters, so there is nothing to generate. Pass the network itself, "
+            "after its layers are made."
+        )
+    for kind, wrong in (
+        ("complex", [name for name, p in model.named_parameters() if p.is_complex()]),
+        ("integer", [name for name, p in model.named_parameters() if not (p.is_complex() or p.is_floating_point())]),
+    ):
+        if wrong:
+            raise ParameterError(
+                f"{type(model).__name__} has {kind} parameters, which generators do not write: {_listed(wrong)}. Make "
+                + (
+                    "them pairs of floating-point parameters (`torch.view_as_real`)."
+                    if kind == "complex"
+                    else "them buffers (`register_buffer`)."
+                )
+            )
+
+
+def _check_against_graph(graph: ComputationalGraph, parameters: Mapping[str, Tensor]) -> None:
+    problems = []
+    for name, value in parameters.items():
+        shape = graph.parameter_shapes.get(name)
+        if shape is None:
+            problems.append(f"{name}: not a parameter of the graph")
+        elif tuple(value.shape) != tuple(shape):
+            problems.append(f"{name}: shape {list(value.shape)}, expected {list(shape)}")
+        elif not bool(torch.isfinite(value.detach()).all()):
+            problems.append(f"{name}: not finite")
+    if problems:
+        shown = "\n  ".join(problems[:_SHOWN])
+        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise ParameterError(f"The prediction does not fit the graph:\n  {shown}{more}")
+
+
+def _as_json(value: Any, where: str) -> Any:
+    """A copy of ``value`` in plain JSON types; tuples become lists."""
+    if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item, where) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _as_json(item, where) for key, item in value.items()}
+    hint = " In a Hydra configuration, add `_convert_: all`." if "Config" in type(value).__name__ else ""
+    raise TypeError(
+        f"{where} is {value!r} ({type(value).__name__}), which JSON cannot hold. Expected None, a bool, a finite "
+        f"number, a string, or lists and dicts of these.{hint}"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
