@@ -18,7 +18,8 @@ class OpNode:
     Attributes:
         op: The operation's name in the terms of PyTorch, without underscores (``conv2d``, ``add``, ``input``).
         module: Dotted name of the innermost module that ran it; empty for the network itself.
-        parameters: Role in the operation (``weight``, ``bias``, ``operand0`` …) → parameter name.
+        parameters: Role in the operation → parameter name. The role is the argument's name (``weight``, ``bias``) where
+            there is one, else the parameter's own last name (``pos_embed``).
         shape: Shape of the (first) output, batch axis included.
         attributes: What else decides the computation, for example ``stride``, ``groups`` or ``dim``.
     """
@@ -94,14 +95,15 @@ class ComputationalGraph:
             ``[num_nodes, num_nodes]``, int16: entry (i, j) is the length from i to j; -1 where there is no path.
         """
         import numpy as np
-        from scipy.sparse import csr_matrix
-        from scipy.sparse.csgraph import shortest_path
 
-        n = len(self.nodes)
-        source, target = self.edges.numpy()
-        lengths = shortest_path(csr_matrix((np.ones(len(source)), (source, target)), (n, n)), unweighted=True)
-        lengths = np.where(np.isinf(lengths), -1, np.minimum(lengths, cutoff))
-        return torch.from_numpy(lengths.astype(np.int16))
+        count = len(self.nodes)
+        far = np.iinfo(np.int16).max - 1
+        lengths = np.full((count, count), far, dtype=np.int16)
+        np.fill_diagonal(lengths, 0)
+        # From the last node to the first, what a node reaches is one hop behind what its targets reach.
+        for source, target in sorted(self.edges.t().tolist(), reverse=True):
+            np.minimum(lengths[source], lengths[target] + 1, out=lengths[source])
+        return torch.from_numpy(np.where(lengths == far, -1, np.minimum(lengths, cutoff)).astype(np.int16))
 
 
 def edge_tensor(edges: list[tuple[int, int]]) -> Tensor:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
+# Questions about a tensor whose answers are not tensors, asked so often that they deserve a shortcut.
+METADATA = frozenset(
+    """shape dtype device ndim requires_grad is_cuda is_cpu is_meta is_mps is_nested is_sparse is_quantized is_leaf
+    layout grad_fn size dim numel stride len is_floating_point is_complex is_contiguous get_device
+    storage_offset""".split()
+)
+
 # Operations that hand their input on unchanged when a network is evaluated: they get no node.
 TRANSPARENT = frozenset(
     """dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout contiguous clone detach
-    to float half bfloat16 double cpu cuda type type_as requires_grad_ requires_grad data identity alias view_as
-    positive stop_gradient""".split()
+    to float half bfloat16 double cpu cuda xpu mps type type_as requires_grad data identity alias view_as positive
+    stop_gradient as_tensor asarray tensor lift_fresh""".split()
+)
+
+# Operations whose result depends on no value of their inputs.
+CONSTANT_OPS = frozenset(
+    """zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full
+    new_empty_strided new_tensor grad base""".split()
 )
 
 # Operations that rearrange or select values without computing new ones.
@@ -17,12 +33,18 @@ SHAPE_OPS = frozenset(
     stack_view adjoint rot90 pad constant_pad_nd""".split()
 )
 
+# Operations that ask their other tensors for a shape or a type only.
+FIRST_OPERAND_OPS = TRANSPARENT | {"expand_as", "reshape_as", "view_as", "type_as"}
+
 ALIASES = {
     "iadd": "add", "radd": "add", "isub": "sub", "rsub": "sub", "imul": "mul", "rmul": "mul",
     "truediv": "div", "rtruediv": "div", "itruediv": "div", "rdiv": "div", "idiv": "div", "floordiv": "floor_divide",
     "rpow": "pow", "ipow": "pow", "rmatmul": "matmul", "imatmul": "matmul", "concat": "cat", "concatenate": "cat",
     "multiply": "mul", "divide": "div", "true_divide": "div", "subtract": "sub", "iand": "and", "ior": "or",
-    "multi_head_attention_forward": "multi_head_attention",
+    "multi_head_attention_forward": "multi_head_attention", "native_multi_head_attention": "multi_head_attention",
+    "max_pool1d_with_indices": "max_pool1d", "max_pool2d_with_indices": "max_pool2d",
+    "max_pool3d_with_indices": "max_pool3d", "adaptive_max_pool1d_with_indices": "adaptive_max_pool1d",
+    "adaptive_max_pool2d_with_indices": "adaptive_max_pool2d", "log_sigmoid": "logsigmoid",
 }  # fmt: skip
 
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -65,7 +87,11 @@ ATTRIBUTES = frozenset(
 )
 
 
-def canonical_name(name: str) -> str:
-    """``__iadd__``, ``add_`` and ``add`` are the same operation."""
-    name = name.strip("_")
+@lru_cache(maxsize=4096)
+def operation_name(func: Any) -> str:
+    """The name of an overridable function: ``__iadd__``, ``add_`` and ``add`` are the same operation."""
+    name = getattr(func, "__name__", type(func).__name__)
+    if name in ("__get__", "__set__"):  # a property of a tensor
+        return ("set_" if name == "__set__" else "") + func.__self__.__name__.strip("_")
+    name = name.split(".")[0].strip("_")
     return ALIASES.get(name, name)

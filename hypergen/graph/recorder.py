@@ -1,0 +1,304 @@
+"""Sees every high-level operation of a forward pass, and where its tensors come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
+
+from hypergen.graph.computational_graph import ComputationalGraph, OpNode, edge_tensor
+from hypergen.graph.inventory import Inventory
+from hypergen.graph.operations import (
+    ARGUMENTS,
+    ATTRIBUTES,
+    CONSTANT_OPS,
+    FIRST_OPERAND_OPS,
+    METADATA,
+    SHAPE_OPS,
+    TRANSPARENT,
+    operation_name,
+)
+from hypergen.graph.shape_rules import ASK_PYTORCH, RULES
+
+# Where a tensor comes from: the node that produced it, or the parameters that it is (a view of); no parameters: it is a
+# constant of the network.
+Origin = int | tuple[str, ...]
+CONSTANT: Origin = ()
+
+
+class Recorder(TorchFunctionMode):
+    """Writes down the operations of one forward pass as a graph.
+
+    Tensors are followed by identity. Where an operation writes into a tensor, the tensors that share its memory come
+    from that operation, too.
+
+    Args:
+        inventory: The network.
+        device: ``"meta"``, or ``"cpu"`` for a pass with real values. Everything is kept on this device, whatever the
+            network asks for.
+    """
+
+    def __init__(self, inventory: Inventory, device: str) -> None:
+        super().__init__()
+        self.inventory = inventory
+        self.device = device
+        self.nodes: list[OpNode] = []
+        self.edges: list[tuple[int, int]] = []
+        self.origins: dict[int, Origin] = {}  # by the id of a tensor
+        self.sharing: dict[int, list[Tensor]] = {}  # by storage; also keeps the tensors alive, so that ids stay unique
+        self.moved: dict[int, Tensor] = {}  # id of a tensor from outside → the one that stands in for it here
+        self.outside: list[Tensor] = []
+        self.read: set[str] = set()
+        self.stack: list[tuple[nn.Module | None, str]] = [(None, "")]
+        self.running: str | None = None
+        for name, parameter in inventory.parameters.items():
+            self._know(self.bring(parameter), (name,))
+
+    # Tensors
+
+    def bring(self, tensor: Tensor) -> Tensor:
+        """The tensor that stands in for one from outside, on the recorder's device."""
+        if tensor.device.type == self.device:
+            return tensor
+        if id(tensor) not in self.moved:
+            self.outside.append(tensor)
+            self.moved[id(tensor)] = as_meta(tensor) if self.device == "meta" else tensor.to(self.device)
+        return self.moved[id(tensor)]
+
+    def add_input(self, tensor: Tensor) -> Tensor:
+        """Give the network a tensor as an input."""
+        if self.device == "meta":
+            here = as_meta(tensor.detach())
+        elif tensor.is_meta:  # only its shape is known
+            here = torch.zeros(tensor.shape, dtype=tensor.dtype)
+            here = here.uniform_() if here.is_floating_point() else here
+        else:
+            here = tensor.detach().cpu().clone()
+        self._know(here.requires_grad_(tensor.requires_grad), self._add_node(OpNode("input", shape=tuple(here.shape))))
+        return here
+
+    def _know(self, tensor: Tensor, origin: Origin) -> None:
+        self.origins[id(tensor)] = origin
+        self.sharing.setdefault(_storage(tensor), []).append(tensor)
+
+    def _origin(self, tensor: Tensor) -> Origin:
+        origin = self.origins.get(id(tensor))
+        if origin is None:
+            # Made where nobody looks: an attribute of a module, or an alias of a tensor, as `nn.Parameter(x)` and an
+            # autograd function that returns its input make them.
+            origin = CONSTANT
+            for other in self.sharing.get(_storage(tensor), ()):
+                if _overlap(tensor, other):
+                    origin = self.origins[id(other)]
+            self._know(tensor, origin)
+        return origin
+
+    def _write(self, tensor: Tensor, node: int) -> None:
+        self.origins[id(tensor)] = node
+        for other in self.sharing.get(_storage(tensor), ()):
+            if other is not tensor and _overlap(tensor, other):
+                self.origins[id(other)] = node
+
+    # Modules
+
+    def enter(self, module: nn.Module, _: Any) -> None:
+        """Note that a module starts to run."""
+        self.stack.append((module, self.inventory.modules[module]))
+
+    def leave(self, module: nn.Module, _: Any, __: Any) -> None:
+        """Note that a module has run; those inside it that raised and were caught have not said so themselves."""
+        while self.stack.pop()[0] is not module:
+            pass
+
+    @property
+    def where(self) -> str:
+        """What is running, in words."""
+        module, name = self.stack[-1]
+        parts = [f"module {name!r} ({type(module).__name__})"] if name else []
+        if self.running:
+            parts.append(f"operation {self.running!r}")
+        elif self.nodes:
+            parts.append(f"after operation {self.nodes[-1].op!r}")
+        return ", ".join(parts)
+
+    # Operations
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        op = self.running = operation_name(func)
+        if op in METADATA:
+            return func(*args, **kwargs)
+        inputs = tensors_in((args, kwargs) if kwargs else args)
+        if any(tensor.device.type != self.device for tensor in inputs):
+            args, kwargs = map_tensors(args, self.bring), map_tensors(kwargs, self.bring)
+            inputs = [self.bring(tensor) for tensor in inputs]
+        args, kwargs = self._on_device(func, op, args, kwargs)
+        result = ASK_PYTORCH
+        if self.device == "meta" and (rule := RULES.get(func)):
+            try:
+                result = rule(*args, **kwargs)
+            except Exception:  # not called as it should be: PyTorch says it better
+                result = ASK_PYTORCH
+        if result is ASK_PYTORCH:
+            result = func(*args, **kwargs)
+        outputs = tensors_in((result,))
+        if not outputs and op == "setitem":
+            outputs = inputs[:1]
+        if op == "set_data":
+            self.origins[id(inputs[0])] = self._origin(inputs[1])
+        elif outputs:
+            self._record(op, args, kwargs, inputs, outputs)
+        self.running = None
+        return result
+
+    def _on_device(self, func: Any, op: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Arguments that keep the operation on this device."""
+        if op in ("to", "cpu", "cuda", "xpu", "mps"):
+            if op == "to":
+                args = tuple(self.device if isinstance(a, (torch.device, str)) or type(a) is int else a for a in args)
+            else:
+                args = args[:1]
+        if kwargs.get("device") is not None or (self.device == "meta" and func in _FACTORIES):
+            kwargs = {**kwargs, "device": self.device}
+        return args, kwargs
+
+    def _record(
+        self, op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor], outputs: list[Tensor]
+    ) -> None:
+        if op in FIRST_OPERAND_OPS:
+            inputs = inputs[:1]
+        origins = [self._origin(tensor) for tensor in inputs] if op not in CONSTANT_OPS else []
+        sources = [origin for origin in origins if isinstance(origin, int)]
+        names = [name for origin in origins if isinstance(origin, tuple) for name in origin]
+        written = [output for output in outputs if any(output is tensor for tensor in inputs)]
+        moves_data = op in TRANSPARENT or op in SHAPE_OPS
+        if moves_data and written:  # nothing to do, and nothing done
+            return
+        origin: Origin
+        if not sources and (moves_data or not names):
+            origin = tuple(dict.fromkeys(names))
+        elif op in TRANSPARENT:
+            origin = sources[0]
+        else:
+            origin = self._add_node(self._node(op, args, kwargs, names, outputs[0]), sources)
+        for output in outputs:
+            if id(output) not in self.origins:
+                self._know(output, origin)
+        if isinstance(origin, int):
+            for output in written:
+                self._write(output, origin)
+
+    def _node(
+        self, op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], names: list[str], output: Tensor
+    ) -> OpNode:
+        bound = {**dict(zip(ARGUMENTS.get(op, ()), args, strict=False)), **kwargs}
+        attributes = {key: value for key, value in bound.items() if key in ATTRIBUTES and value is not None}
+        parameters = self._roles(bound, names) if names else {}
+        return OpNode(op, self.stack[-1][1], parameters, tuple(output.shape), attributes)
+
+    def _add_node(self, node: OpNode, sources: Iterable[int] = ()) -> int:
+        self.nodes.append(node)
+        index = len(self.nodes) - 1
+        self.edges += [(source, index) for source in dict.fromkeys(sources)]
+        return index
+
+    def _roles(self, bound: Mapping[str, Any], names: list[str]) -> dict[str, str]:
+        """Role → name for the parameters that no earlier operation has read: each belongs to one node."""
+        fresh = [name for name in dict.fromkeys(names) if name not in self.read]
+        self.read.update(fresh)
+        roles: dict[str, str] = {}
+        for role, value in bound.items() if fresh else ():
+            origin = self.origins.get(id(value)) if isinstance(value, Tensor) else None
+            for name in origin if isinstance(origin, tuple) else ():
+                if name in fresh and role not in ("input", "other"):
+                    roles.setdefault(role, name)
+        for name in fresh:
+            if name not in roles.values():
+                parts = [part for part in name.split(".") if not part.isdigit()]  # a ParameterList numbers its own
+                role = parts[-1] if parts else "parameter"
+                roles[role if role not in roles else f"{role}{len(roles)}"] = name
+        return roles
+
+    def graph(self) -> ComputationalGraph:
+        """What has been recorded."""
+        parameters = self.inventory.parameters
+        return ComputationalGraph(
+            tuple(self.nodes),
+            edge_tensor(self.edges),
+            {name: tuple(parameter.shape) for name, parameter in parameters.items()},
+            tuple(name for name in parameters if name not in self.read),
+            self.inventory.tied,
+        )
+
+
+_FACTORIES = _device_constructors()
+_MAX_ELEMENTS_COMPARED = 2**22
+
+
+def as_meta(tensor: Tensor) -> Tensor:
+    """A meta tensor (a meta parameter) of the same shape, strides and type."""
+    if tensor.layout is torch.strided:
+        meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    else:
+        meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
+
+
+def map_tensors(value: Any, function: Any) -> Any:
+    """The same nested tuples, lists and dicts, with the function applied to every tensor."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (tuple, list)):
+        items = [map_tensors(item, function) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        mapped = {key: map_tensors(item, function) for key, item in value.items()}
+        return mapped if type(value) is dict else type(value)(mapped)
+    return value
+
+
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors in nested tuples, lists and mappings, in order."""
+    tensors: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, (tuple, list)):
+            tensors += tensors_in(value)
+        elif isinstance(value, Mapping):
+            tensors += tensors_in(value.values())
+    return tensors
+
+
+def _storage(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse, nested or wrapped: shares with no other
+        return -id(tensor)
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors in the same storage share elements; yes where that costs too much to find out."""
+    if not one.numel() or not other.numel():
+        return False
+    (start, end), (other_start, other_end) = _span(one), _span(other)
+    if end < other_start or other_end < start:
+        return False
+    size = max(end, other_end) + 1
+    if one.dtype is not other.dtype or size > _MAX_ELEMENTS_COMPARED:
+        return True
+    if (one.is_contiguous() and start <= other_start) or (other.is_contiguous() and other_start <= start):
+        return True
+    # Interleaved, as the queries, keys and values in the output of one linear layer.
+    places, marked = torch.arange(size, device="cpu"), torch.zeros(size, dtype=torch.bool, device="cpu")
+    marked[places.as_strided(one.shape, one.stride(), one.storage_offset())] = True
+    return bool(marked[places.as_strided(other.shape, other.stride(), other.storage_offset())].any())
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    start = int(tensor.storage_offset())
+    return start, start + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
