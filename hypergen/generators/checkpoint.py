@@ -115,6 +115,8 @@ def write_checkpoint(folder: str | os.PathLike[str], checkpoint: GeneratorCheckp
         )
         (drafts / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (drafts / CARD).write_text(card, encoding="utf-8")
+        # safetensors writes files that only their owner may read, which a shared folder or an installed package is not.
+        (drafts / WEIGHTS).chmod((drafts / CONFIG).stat().st_mode)
         for draft in drafts.iterdir():
             _flush_to_disk(draft)
         # The weights carry their own configuration: without config.json beside them the folder is whole, with a stale
@@ -133,6 +135,34 @@ def write_checkpoint(folder: str | os.PathLike[str], checkpoint: GeneratorCheckp
         if made and folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
     return folder
+
+
+def save_tensors(file: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> Path:
+    """Write tensors into one safetensors file, in one step: a file that was there before is replaced or stays whole.
+
+    Raises:
+        CheckpointError: It could not be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    file = Path(file)
+    draft = file.with_name(f".{file.name}.saving-{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+        mode = draft.stat().st_mode
+        save_file(_independent(tensors), draft, {"format": "pt"})
+        draft.chmod(mode)
+        _flush_to_disk(draft)
+        os.replace(draft, file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{str(file)!r} could not be written: {error}. Make room or name another file."
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return file
 
 
 def _independent(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
