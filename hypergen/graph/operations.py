@@ -15,14 +15,14 @@ METADATA = frozenset(
 # Operations that hand their input on unchanged when a network is evaluated: they get no node.
 TRANSPARENT = frozenset(
     """dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout contiguous clone detach
-    to float half bfloat16 double cpu cuda xpu mps type type_as requires_grad data identity alias view_as positive
-    stop_gradient as_tensor asarray tensor lift_fresh""".split()
+    to float half bfloat16 double bool byte char short int long cpu cuda xpu mps type type_as requires_grad data
+    identity alias view_as positive stop_gradient as_tensor asarray tensor lift_fresh""".split()
 )
 
 # Operations whose result depends on no value of their inputs.
 CONSTANT_OPS = frozenset(
-    """zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full
-    new_empty_strided new_tensor grad base""".split()
+    """zeros ones empty full rand randn arange zeros_like ones_like empty_like full_like rand_like randn_like
+    randint_like new_zeros new_ones new_empty new_full new_empty_strided new_tensor""".split()
 )
 
 # Operations that rearrange or select values without computing new ones.
@@ -30,7 +30,7 @@ SHAPE_OPS = frozenset(
     """reshape view flatten unflatten squeeze unsqueeze permute transpose t T mT H mH swapaxes swapdims movedim moveaxis
     expand expand_as broadcast_to getitem chunk split split_with_sizes tensor_split unbind narrow select
     index_select repeat repeat_interleave roll flip reshape_as pixel_shuffle pixel_unshuffle channel_shuffle unfold
-    stack_view adjoint rot90 pad constant_pad_nd""".split()
+    stack_view adjoint diagonal rot90 pad constant_pad_nd""".split()
 )
 
 # Operations that ask their other tensors for a shape or a type only.

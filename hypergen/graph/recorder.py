@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
@@ -82,11 +83,16 @@ class Recorder(TorchFunctionMode):
         return here
 
     def _know(self, tensor: Tensor, origin: Origin) -> None:
+        storage = _storage(tensor)
         self.origins[id(tensor)] = origin
-        self.sharing.setdefault(_storage(tensor), []).append(tensor)
+        self.sharing.setdefault(storage, []).append(tensor)
+        if storage < 0 and is_functorch_wrapped_tensor(tensor):  # vmap hands out what is inside
+            self._know(get_unwrapped(tensor), origin)
 
     def _origin(self, tensor: Tensor) -> Origin:
         origin = self.origins.get(id(tensor))
+        if origin is None and is_functorch_wrapped_tensor(tensor):
+            return self._origin(get_unwrapped(tensor))
         if origin is None:
             # Made where nobody looks: an attribute of a module, or an alias of a tensor, as `nn.Parameter(x)` and an
             # autograd function that returns its input make them.
@@ -118,12 +124,10 @@ class Recorder(TorchFunctionMode):
     def where(self) -> str:
         """What is running, in words."""
         module, name = self.stack[-1]
-        parts = [f"module {name!r} ({type(module).__name__})"] if name else []
+        words = f" in module {name!r} ({type(module).__name__})" if name else ""
         if self.running:
-            parts.append(f"operation {self.running!r}")
-        elif self.nodes:
-            parts.append(f"after operation {self.nodes[-1].op!r}")
-        return ", ".join(parts)
+            return f"{words} in operation {self.running!r}"
+        return f"{words} after operation {self.nodes[-1].op!r}" if self.nodes else words
 
     # Operations
 
@@ -136,6 +140,8 @@ class Recorder(TorchFunctionMode):
         if any(tensor.device.type != self.device for tensor in inputs):
             args, kwargs = map_tensors(args, self.bring), map_tensors(kwargs, self.bring)
             inputs = [self.bring(tensor) for tensor in inputs]
+        if op in _MOVES:
+            return args[0]
         args, kwargs = self._on_device(func, op, args, kwargs)
         result = ASK_PYTORCH
         if self.device == "meta" and (rule := RULES.get(func)):
@@ -157,11 +163,8 @@ class Recorder(TorchFunctionMode):
 
     def _on_device(self, func: Any, op: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Arguments that keep the operation on this device."""
-        if op in ("to", "cpu", "cuda", "xpu", "mps"):
-            if op == "to":
-                args = tuple(self.device if isinstance(a, (torch.device, str)) or type(a) is int else a for a in args)
-            else:
-                args = args[:1]
+        if op == "to":
+            args = tuple(self.device if isinstance(a, (torch.device, str)) or type(a) is int else a for a in args)
         if kwargs.get("device") is not None or (self.device == "meta" and func in _FACTORIES):
             kwargs = {**kwargs, "device": self.device}
         return args, kwargs
@@ -175,13 +178,15 @@ class Recorder(TorchFunctionMode):
         sources = [origin for origin in origins if isinstance(origin, int)]
         names = [name for origin in origins if isinstance(origin, tuple) for name in origin]
         written = [output for output in outputs if any(output is tensor for tensor in inputs)]
-        moves_data = op in TRANSPARENT or op in SHAPE_OPS
-        if moves_data and written:  # nothing to do, and nothing done
-            return
+        # To append to an empty cache changes nothing.
+        transparent = op in TRANSPARENT or (op == "cat" and sum(tensor.numel() > 0 for tensor in inputs) == 1)
+        moves_data = transparent or op in SHAPE_OPS
+        if all(id(output) in self.origins for output in outputs) and (moves_data or not written):
+            return  # nothing new, as `x.flatten()` of a vector
         origin: Origin
         if not sources and (moves_data or not names):
             origin = tuple(dict.fromkeys(names))
-        elif op in TRANSPARENT:
+        elif transparent:
             origin = sources[0]
         else:
             origin = self._add_node(self._node(op, args, kwargs, names, outputs[0]), sources)
@@ -236,6 +241,7 @@ class Recorder(TorchFunctionMode):
 
 
 _FACTORIES = _device_constructors()
+_MOVES = frozenset(("cpu", "cuda", "xpu", "mps"))
 _MAX_ELEMENTS_COMPARED = 2**22
 
 

@@ -62,10 +62,12 @@ def trace(model: nn.Module, example_inputs: Any = None) -> ComputationalGraph:
             except Exception as error:
                 failure, where = error, recorder.where
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in((args, kwargs))) or "none"
-    hint = f" Meta tensors have no values, and a run with values was not tried: {reason}." if reason else ""
+    way_out = "Pass `example_inputs=` that `model(...)` accepts."
+    if reason:
+        way_out = f"It was run on meta tensors, which have no values: {reason}. {way_out[:-1]}, or real parameters."
     raise TraceError(
-        f"{type(model).__name__} could not be run on example inputs of shape {shapes}: {type(failure).__name__}"
-        f"{where and f' in {where}'}: {failure}.{hint} Pass `example_inputs=` that `model(...)` accepts."
+        f"{type(model).__name__} could not be run on example inputs of shape {shapes}: "
+        f"{type(failure).__name__}{where}: {failure}. {way_out}"
     ) from failure
 
 
@@ -100,7 +102,7 @@ def _reason_against_values(inventory: Inventory) -> str:
     if any(tensor.is_meta for tensor in tensors):
         return "its parameters are on the meta device"
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return f"its parameters take {size >> 20} MB, over the limit of 200 MB" if size > _MAX_REAL_BYTES else ""
+    return f"its parameters take {size >> 20} MB, more than 200 MB" if size > _MAX_REAL_BYTES else ""
 
 
 @contextmanager
