@@ -1,0 +1,27 @@
+"""Protocols, tables and plots: what counts as evidence about a generator."""
+
+from hypergen.evaluation.baseline_training import compute_baselines
+from hypergen.evaluation.baselines import BaselineProtocol, Baselines, load_baselines
+from hypergen.evaluation.figures import AIMS, EVALUATED_SPLITS
+from hypergen.evaluation.image_data import ImageData
+from hypergen.evaluation.protocol import Evaluation, evaluate_image_classifier_generator
+from hypergen.evaluation.records import ArchitectureRecord, StepsComparison
+from hypergen.evaluation.results import Results, Row
+from hypergen.evaluation.steps import StepsProtocol
+
+__all__ = [
+    "AIMS",
+    "EVALUATED_SPLITS",
+    "ArchitectureRecord",
+    "BaselineProtocol",
+    "Baselines",
+    "Evaluation",
+    "ImageData",
+    "Results",
+    "Row",
+    "StepsComparison",
+    "StepsProtocol",
+    "compute_baselines",
+    "evaluate_image_classifier_generator",
+    "load_baselines",
+]
