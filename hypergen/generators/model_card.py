@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ def model_card(name: str, checkpoint: GeneratorCheckpoint, text: str | None = No
         sections.append(text.strip())
     if checkpoint.results.get("rows"):
         sections.append("## Numbers\n\n" + _results_table(checkpoint.results))
-    arguments = "\n".join(f"| `{key}` | `{value!r}` |" for key, value in checkpoint.arguments.items())
+    arguments = "\n".join(f"| `{key}` | `{json.dumps(value)}` |" for key, value in checkpoint.arguments.items())
     sections.append(f"## Arguments\n\n| argument | value |\n|---|---|\n{arguments}")
     versions = ", ".join(f"{key} {value}" for key, value in checkpoint.provenance.items() if value)
     sections.append(f"Saved with {versions}.")
@@ -40,12 +41,15 @@ def model_card(name: str, checkpoint: GeneratorCheckpoint, text: str | None = No
 
 
 def _results_table(results: Mapping[str, Any]) -> str:
-    lines = ["| figure | value | std | n | aim |", "|---|---|---|---|---|"]
+    lines = ["| figure | value | std | n | aim |", "|---|---:|---:|---:|---:|"]
     for row in results["rows"]:
         cells = (f"`{row.get('figure')}`", *(_number(row.get(key)) for key in ("value", "std", "n", "aim")))
         lines.append(f"| {' | '.join(cells)} |")
-    about = ", ".join(f"{key} {results[key]}" for key in ("name", "seed", "commit", "machine") if key in results)
-    return "\n".join(lines) + (f"\n\nMeasured in one run: {about}." if about else "")
+    machine = results.get("machine")
+    if isinstance(machine, Mapping):
+        machine = ", ".join(f"{key} {value}" for key, value in machine.items())
+    about = [f"{key} {results[key]}" for key in ("seed", "commit") if key in results] + [machine] * bool(machine)
+    return "\n".join(lines) + (f"\n\nThe run: {', '.join(about)}." if about else "")
 
 
 def _number(value: Any) -> str:

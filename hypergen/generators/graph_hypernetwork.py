@@ -1,0 +1,120 @@
+"""Graph hypernetwork: node features + encoder + decoder + head parametrisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from hypergen.generators.conv_decoder import ConvDecoder
+from hypergen.generators.features import NUM_ATTRIBUTES, OPERATIONS, GraphBatch, batch_graphs, graph_features
+from hypergen.generators.gated_gnn import GatedGNN
+from hypergen.generators.generator import Generator
+from hypergen.generators.graphormer import Graphormer
+from hypergen.generators.low_rank_decoder import LowRankDecoder
+from hypergen.generators.parametrization import Parametrization
+from hypergen.generators.registry import register_generator
+from hypergen.generators.slots import SITES
+from hypergen.graph import ComputationalGraph, trace
+from hypergen.parameters import Parameters
+
+ENCODERS = ("graphormer", "gated_gnn", "none")
+DECODERS = ("low_rank", "conv")
+
+
+@register_generator
+class GraphHypernetwork(Generator):
+    """Predicts every parameter of a network from its computational graph, in one forward pass.
+
+    A composition of four parts; the published systems are configurations of it. GHN-2 is ``encoder="gated_gnn",
+    decoder="conv"`` (Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", 2021, arXiv:2110.13100);
+    GHN-3 ``"graphormer", "conv"`` (Knyazev et al., 2023, arXiv:2303.04143); LoGAH ``"graphormer", "low_rank"`` (Zhou
+    et al., 2024, arXiv:2405.16287), each with ``parametrization="plain"``.
+
+    Args:
+        encoder: ``"graphormer"``, ``"gated_gnn"`` or ``"none"`` (every node by itself).
+        decoder: ``"low_rank"`` or ``"conv"``.
+        parametrization: ``"plain"``, ``"unit_variance"``, ``"magnitude_invariant"`` or ``"anchored"``.
+        hidden: Width of the node states; the heads read twice as many.
+        layers: Layers of the Graphormer.
+        heads: Attention heads of the Graphormer; they divide ``hidden``.
+        rank: Rank of what the low-rank decoder predicts.
+        steered_rank: How much of the rank a node steers by a full matrix.
+        width: Channels of the learned tables; wider networks are served with repeated rows under other signs.
+        max_shape: Rows and columns that the convolutional decoder predicts; larger matrices repeat them.
+        anchor: Initial strength of the identity (``parametrization="anchored"``).
+        deviation: Initial scale of what is added to the identity, or to independent base weights.
+
+    Raises:
+        ValueError: An unknown part; the message names the known ones.
+    """
+
+    def __init__(
+        self,
+        encoder: str = "graphormer",
+        decoder: str = "low_rank",
+        parametrization: str = "anchored",
+        hidden: int = 64,
+        layers: int = 3,
+        heads: int = 8,
+        rank: int = 64,
+        steered_rank: int = 32,
+        width: int = 64,
+        max_shape: int = 32,
+        anchor: float = 1.0,
+        deviation: float = 0.1,
+    ) -> None:
+        super().__init__()
+        _known("encoder", encoder, ENCODERS)
+        _known("decoder", decoder, DECODERS)
+        self.operation = nn.Embedding(len(OPERATIONS) + 1, hidden)
+        self.attributes = nn.Sequential(nn.Linear(NUM_ATTRIBUTES, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        if encoder == "graphormer":
+            self.encoder: nn.Module | None = Graphormer(hidden, layers, heads)
+        else:
+            self.encoder = GatedGNN(hidden) if encoder == "gated_gnn" else None
+        self.site = nn.Embedding(len(SITES), hidden)
+        self.state = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, 2 * hidden), nn.GELU())
+        self.parametrization = Parametrization(parametrization, 2 * hidden, anchor, deviation, width)
+        states = 4 * hidden if parametrization == "magnitude_invariant" else 2 * hidden
+        if decoder == "low_rank":
+            self.decoder: nn.Module = LowRankDecoder(
+                states, rank, steered_rank, width, shared=parametrization == "anchored"
+            )
+        else:
+            self.decoder = ConvDecoder(states, max_shape)
+
+    def forward(self, batch: GraphBatch) -> tuple[Tensor, ...]:
+        """Predict the parameters of a batch of graphs.
+
+        Returns:
+            The flat parameter vector of each graph; ``batch.layouts[i].unflatten`` gives them names and shapes.
+        """
+        nodes = self.operation(batch.operations) + self.attributes(batch.attributes)
+        if self.encoder is not None:
+            nodes = self.encoder(nodes, batch)
+        states = self.state(nodes.flatten(0, 1)[batch.slot_nodes] + self.site(batch.slot_sites))
+        seen = self.parametrization.encode(states)
+        matrices, vectors = self.decoder(seen, batch, self.parametrization.scale(batch))
+        return self.parametrization(matrices, vectors, states, batch)
+
+    def tables(self) -> list[nn.Parameter]:
+        """The parameters whose entries are of unit size, for which optimisers take larger steps."""
+        names = ("row_tables", "column_tables", "vector_table", "parametrization.vectors", "parametrization.gains")
+        return [p for name, p in self.named_parameters() if any(part in name for part in names)]
+
+    def predict(
+        self, target: nn.Module | ComputationalGraph, condition: None = None, *, example_inputs: Any = None
+    ) -> Parameters:
+        """Trace the target and predict its parameters; see :meth:`Generator.generate`."""
+        graph = target if isinstance(target, ComputationalGraph) else trace(target, example_inputs)
+        features = graph_features(graph)
+        if not features.slots:
+            return {}
+        (flat,) = self(batch_graphs([features], self.site.weight.device))
+        return features.layout.unflatten(flat)
+
+
+def _known(part: str, name: str, names: tuple[str, ...]) -> None:
+    if name not in names:
+        raise ValueError(f"{part} {name!r} is not one of {', '.join(names)}")

@@ -1,0 +1,185 @@
+"""What a generator has to write: every parameter of a graph, with its place and the meaning of its axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hypergen.graph import ComputationalGraph, OpNode
+
+NORM_OPS = frozenset(("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm"))
+
+# Where a parameter sits decides what it starts from. Matrices first, then tables, then vectors.
+MATRIX_SITES = (
+    "conv",
+    "linear",
+    "expand",
+    "reduce",
+    "pointwise",
+    "widen",
+    "narrow",
+    "depthwise",
+    "first_conv",
+    "first_linear",
+    "flat",
+    "last",
+    "last_flat",
+    "table",
+)
+VECTOR_SITES = ("scale", "shift", "bias", "last_bias", "token", "slope")
+SITES = MATRIX_SITES + VECTOR_SITES
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One parameter to be predicted, seen as ``[rows, columns, grid]``.
+
+    Attributes:
+        name: The parameter's name.
+        node: Index of the node that reads it.
+        site: One of :data:`SITES`.
+        shape: The parameter's own shape.
+        rows: Output channels; classes in the last layer; entries of a table; length of a vector.
+        columns: Input channels; 1 for vectors and depthwise kernels.
+        grid: Kernel positions, or the positions of an image that was flattened before a linear layer.
+        transposed: The shape holds columns before rows.
+        fan_in: Values that one output sums over.
+        groups: Groups of a grouped convolution.
+    """
+
+    name: str
+    node: int
+    site: str
+    shape: tuple[int, ...]
+    rows: int
+    columns: int = 1
+    grid: tuple[int, ...] = ()
+    transposed: bool = False
+    fan_in: int = 1
+    groups: int = 1
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the parameter has rows and columns."""
+        return self.site in MATRIX_SITES
+
+    @property
+    def positions(self) -> int:
+        """Number of grid positions."""
+        return math.prod(self.grid)
+
+
+def slots_of(graph: ComputationalGraph) -> tuple[Slot, ...]:
+    """Describe every parameter that an operation of ``graph`` reads, in the order of the operations."""
+    incoming: list[list[int]] = [[] for _ in graph.nodes]
+    for source, target in graph.edges.t().tolist():
+        incoming[target].append(source)
+    weighted = [any(_is_weight(node, role, graph) for role in node.parameters) for node in graph.nodes]
+    after_weight = [False] * len(graph.nodes)  # a weight lies upstream
+    for i, sources in enumerate(incoming):
+        after_weight[i] = any(weighted[s] or after_weight[s] for s in sources)
+    before_weight = [False] * len(graph.nodes)
+    for i in range(len(graph.nodes) - 1, -1, -1):
+        if weighted[i] or before_weight[i]:
+            for source in incoming[i]:
+                before_weight[source] = True
+    slots = []
+    for i, node in enumerate(graph.nodes):
+        first, last = not after_weight[i], not before_weight[i]
+        for role, name in node.parameters.items():
+            flattened = _flattened(graph, incoming, weighted, i) if node.op in ("linear", "addmm") else ()
+            slots.append(_slot(name, i, node, role, graph.parameter_shapes[name], first, last, flattened))
+    return tuple(slots)
+
+
+def _is_weight(node: OpNode, role: str, graph: ComputationalGraph) -> bool:
+    return "weight" in role and len(_long_axes(graph.parameter_shapes[node.parameters[role]])) > 1
+
+
+def _long_axes(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size != 1]
+
+
+def _flattened(
+    graph: ComputationalGraph, incoming: list[list[int]], weighted: list[bool], node: int
+) -> tuple[int, tuple[int, ...]] | tuple[()]:
+    """Channels and grid of the image that was flattened into the input of this node, if one was."""
+    if not incoming[node]:
+        return ()
+    width = graph.nodes[incoming[node][0]].shape[-1:]
+    current = node
+    while incoming[current]:
+        current = incoming[current][0]
+        shape = graph.nodes[current].shape
+        if len(shape) > 2 and (math.prod(shape[1:]),) == width:
+            return shape[1], tuple(shape[2:])
+        if weighted[current]:
+            return ()
+    return ()
+
+
+def _slot(
+    name: str,
+    index: int,
+    node: OpNode,
+    role: str,
+    shape: tuple[int, ...],
+    first: bool,
+    last: bool,
+    flattened: tuple[int, tuple[int, ...]] | tuple[()],
+) -> Slot:
+    if node.op in NORM_OPS:
+        site = "shift" if "bias" in role else "scale"
+        return Slot(name, index, site, shape, math.prod(shape))
+    if "bias" in role:
+        return Slot(name, index, "last_bias" if last else "bias", shape, math.prod(shape))
+    if node.op == "embedding" and len(shape) == 2:
+        return Slot(name, index, "table", shape, shape[0], shape[1])
+    if "weight" in role and len(shape) > 1 and (len(_long_axes(shape)) > 1 or len(shape) == 2 or "conv" in node.op):
+        return _weight_slot(name, index, node, shape, first, last, flattened)
+    long_axes = _long_axes(shape)
+    if len(long_axes) > 1:  # a positional table, or a weight that the network keeps by itself
+        return Slot(name, index, "table", shape, math.prod(long_axes[:-1]), long_axes[-1], fan_in=long_axes[-1])
+    site = {"cat": "token", "add": "bias", "mul": "scale", "prelu": "slope"}.get(node.op, "token")
+    return Slot(name, index, site, shape, math.prod(shape))
+
+
+def _weight_slot(
+    name: str,
+    index: int,
+    node: OpNode,
+    shape: tuple[int, ...],
+    first: bool,
+    last: bool,
+    flattened: tuple[int, tuple[int, ...]] | tuple[()],
+) -> Slot:
+    transposed = node.op == "addmm" or node.op.startswith("conv_transpose")
+    rows, columns = (shape[1], shape[0]) if transposed else (shape[0], shape[1])
+    grid: tuple[int, ...] = tuple(shape[2:])
+    groups = int(node.attributes.get("groups", 1))
+    fan_in = columns * math.prod(grid)
+    if "conv" in node.op:
+        if groups > 1 and columns == 1:
+            site = "depthwise"
+        else:
+            site = (
+                "first_conv"
+                if first
+                else "conv"
+                if math.prod(grid) > 1
+                else "last"
+                if last
+                else "pointwise"
+                if rows == columns
+                else "widen"
+                if rows > columns
+                else "narrow"
+            )
+        return Slot(name, index, site, shape, rows, columns, grid, transposed, fan_in, groups)
+    if flattened and not transposed:
+        columns, grid = flattened
+        site = "first_linear" if first else "last_flat" if last else "flat"
+        return Slot(name, index, site, shape, rows, columns, grid, transposed, fan_in)
+    site = "last" if last else "linear" if rows == columns else "expand" if rows > columns else "reduce"
+    return Slot(name, index, site, shape, rows, columns, grid, transposed, fan_in)

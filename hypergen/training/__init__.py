@@ -1,0 +1,1 @@
+"""Learning problems as LightningModules, and what feeds them."""

@@ -1,0 +1,161 @@
+"""Training a graph hypernetwork: the networks whose parameters it predicts are trained through it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hypergen.architectures import Architecture
+from hypergen.data import ImageDataModule
+from hypergen.generators.features import GraphFeatures, batch_graphs
+from hypergen.generators.graph_hypernetwork import GraphHypernetwork
+from hypergen.training.meta_batches import MetaBatch, TracedArchitecture
+
+
+class GraphHypernetworkTraining(pl.LightningModule):
+    """Minimises the mean loss of networks at their predicted parameters over a distribution of architectures.
+
+    Each step predicts the parameters of a meta-batch of networks in one pass, runs every network on images of its
+    own through :func:`torch.func.functional_call`, and sends the gradients with respect to its parameters back into
+    the generator. A network whose loss lies above that of guessing counts less, by the ratio of the two; one whose
+    loss or gradient is not finite counts nothing and is logged as skipped.
+
+    Args:
+        generator: The graph hypernetwork.
+        images: The images that targets classify.
+        steps: Length of the learning rate schedule: linear warm-up, then cosine to a fiftieth.
+        learning_rate: Peak learning rate of AdamW for the encoder and the heads.
+        table_learning_rate: The same for the channel tables, whose entries are of unit size.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Of the encoder and the heads.
+        max_gradient_norm: What the gradient of each network with respect to its parameters is clipped to.
+    """
+
+    def __init__(
+        self,
+        generator: GraphHypernetwork,
+        images: ImageDataModule,
+        steps: int,
+        learning_rate: float = 2e-3,
+        table_learning_rate: float = 3e-2,
+        warmup_steps: int = 100,
+        weight_decay: float = 0.0,
+        max_gradient_norm: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.generator, self.images = generator, images
+        self.steps, self.warmup_steps = steps, warmup_steps
+        self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
+        self.weight_decay, self.max_gradient_norm = weight_decay, max_gradient_norm
+        self.skipped = 0
+        self._targets: dict[int, _Target] = {}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Graphs are padded and joined on the CPU: what is moved is the joined batch, in the step."""
+        return batch
+
+    def training_step(self, batch: MetaBatch, batch_idx: int) -> Tensor:
+        """One meta-batch; returns the mean loss of its networks."""
+        for number, traced in batch.traced.items():
+            self._targets[number] = _Target(traced.architecture, traced.features, self.device)
+        targets = [self._targets[number] for number in batch.numbers]
+        predicted = self.generator(batch_graphs([target.features for target in targets], self.device))
+        images, labels = self._tensors("train")
+        losses, hits, gradients = [], 0.0, []
+        for target, flat, chosen in zip(targets, predicted, batch.images.to(self.device), strict=True):
+            loss, accuracy, gradient = target.gradient(flat.detach(), images[chosen], labels[chosen])
+            losses.append(loss)
+            hits += accuracy
+            gradients.append(gradient)
+        finite = [math.isfinite(loss) for loss in losses]
+        self.skipped += len(losses) - sum(finite)
+        loss = sum(loss for loss, ok in zip(losses, finite, strict=True) if ok) / max(sum(finite), 1)
+        shown: dict[str, Any] = {"train/accuracy": hits / len(targets), "train/skipped": float(self.skipped)}
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(targets))
+        self.log_dict(shown, prog_bar=True, batch_size=len(targets))
+        weighted = [self._clipped(gradient) / len(targets) for gradient in gradients]
+        return _WithGradients.apply(torch.tensor(loss, device=self.device), weighted, *predicted)
+
+    def _clipped(self, gradient: Tensor) -> Tensor:
+        return gradient * (self.max_gradient_norm / gradient.norm().clamp(min=self.max_gradient_norm))
+
+    def validation_step(self, batch: TracedArchitecture, batch_idx: int) -> None:
+        """Accuracy of one unseen network on the validation images, with the statistics of its own batch."""
+        target = _Target(batch.architecture, batch.features, self.device)
+        (flat,) = self.generator(batch_graphs([batch.features], self.device))
+        images, labels = self._tensors("validation")
+        accuracy = (target.logits(flat, images).argmax(1) == labels).float().mean()
+        self.log("val/accuracy", accuracy, prog_bar=True, batch_size=1, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with two learning rates, warm-up and cosine decay."""
+        tables = {id(p) for p in self.generator.tables()}
+        rest = [p for p in self.generator.parameters() if id(p) not in tables]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": rest, "lr": self.learning_rate, "weight_decay": self.weight_decay},
+                {"params": self.generator.tables(), "lr": self.table_learning_rate, "weight_decay": 0.0},
+            ],
+            betas=(0.9, 0.99),
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _factor(self, step: int) -> float:
+        cosine = 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1)))
+        return min(1.0, (step + 1) / self.warmup_steps) * (0.02 + 0.98 * cosine)
+
+    def _tensors(self, split: str) -> tuple[Tensor, Tensor]:
+        images, labels = self.images.tensors(split)
+        return images.to(self.device), labels.to(self.device)
+
+
+class _Target:
+    """One network, on the meta device, with buffers to run it."""
+
+    def __init__(self, architecture: Architecture, features: GraphFeatures, device: torch.device) -> None:
+        with torch.device("meta"):
+            self.module = architecture.build().train()
+        for module in self.module.modules():
+            if isinstance(module, nn.Dropout):
+                module.eval()
+        self.features = features
+        # Training mode uses the statistics of the batch; the running ones are written and never read.
+        self.buffers = {name: torch.zeros_like(b, device=device) for name, b in self.module.named_buffers()}
+
+    def logits(self, flat: Tensor, images: Tensor) -> Tensor:
+        parameters = self.features.layout.unflatten(flat)
+        return torch.func.functional_call(self.module, {**parameters, **self.buffers}, (images,))
+
+    def gradient(self, flat: Tensor, images: Tensor, labels: Tensor) -> tuple[float, float, Tensor]:
+        """Loss, accuracy, and the gradient of the loss with respect to the parameters, weighted by the loss."""
+        flat = flat.requires_grad_()
+        logits = self.logits(flat, images)
+        loss = F.cross_entropy(logits, labels)
+        value = loss.item()
+        if not math.isfinite(value):
+            return value, 0.0, torch.zeros_like(flat)
+        (gradient,) = torch.autograd.grad(loss, flat)
+        if not torch.isfinite(gradient).all():
+            return math.nan, 0.0, torch.zeros_like(flat)
+        accuracy = (logits.detach().argmax(1) == labels).float().mean().item()
+        return value, accuracy, gradient / max(value / math.log(logits.shape[1]), 1.0)
+
+
+class _WithGradients(torch.autograd.Function):
+    """A loss whose gradients with respect to the predicted parameters are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: Sequence[Tensor], *predicted: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        return None, None, *(grad * gradient for gradient in ctx.gradients)

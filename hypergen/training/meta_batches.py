@@ -1,0 +1,187 @@
+"""Meta-batches: a few training architectures a step, each with images of its own, traced ahead by loader workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from hypergen.architectures import Architecture, ImageClassifierSpace, TrainingStream, load_split
+from hypergen.data import ImageDataModule
+from hypergen.generators.features import GraphFeatures, graph_features
+from hypergen.graph import trace
+
+
+@dataclass(frozen=True)
+class TracedArchitecture:
+    """An architecture with what a generator reads of it."""
+
+    architecture: Architecture
+    features: GraphFeatures
+
+
+@dataclass(frozen=True)
+class MetaBatch:
+    """What one process trains on in one step.
+
+    Attributes:
+        step: The global step.
+        numbers: The architecture of each network, as its number in the training stream.
+        images: Indices of the training images of each network, ``[networks, images_per_network]``, int64.
+        traced: The architectures among them that this process has not been sent before.
+        networks: Networks in this step over all processes.
+    """
+
+    step: int
+    numbers: tuple[int, ...]
+    images: Tensor
+    traced: dict[int, TracedArchitecture]
+    networks: int
+
+
+def trace_architecture(architecture: Architecture) -> TracedArchitecture:
+    """Build on the meta device, trace and describe."""
+    with torch.device("meta"):
+        network = architecture.build()
+    config = architecture.config
+    size = config["image_size"]
+    inputs = torch.empty(1, config["channels"], size, size, device="meta")
+    return TracedArchitecture(architecture, graph_features(trace(network, inputs)))
+
+
+class MetaBatches(IterableDataset):
+    """The meta-batches of a training run, from any step on.
+
+    Which architectures and images a step takes depends on the seed and the step alone: a run that is resumed sees
+    what it would have seen, and the processes of a distributed run share one meta-batch out. Architectures come from
+    a pool, each traced when first needed and sent once: tracing costs several times as much as a training step of
+    the same network.
+
+    Args:
+        stream: Training architectures by number.
+        pool: How many different ones are used.
+        num_images: Training images.
+        networks: Networks per step over all processes; a multiple of ``world_size``.
+        images_per_network: Images per network and step.
+        seed: Decides architectures and images.
+        start: The first step.
+        rank: This process.
+        world_size: Processes that share a step.
+    """
+
+    def __init__(
+        self,
+        stream: TrainingStream,
+        pool: int,
+        num_images: int,
+        networks: int = 8,
+        images_per_network: int = 64,
+        seed: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if networks % world_size:
+            raise ValueError(
+                f"networks_per_step={networks} can't be shared out over {world_size} processes; make it a multiple"
+            )
+        self.stream, self.pool, self.num_images = stream, pool, num_images
+        self.networks, self.images_per_network, self.seed = networks, images_per_network, seed
+        self.start, self.rank, self.world_size = start, rank, world_size
+
+    def draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers ``[networks]`` and image indices ``[networks, images_per_network]`` of a step, for all processes."""
+        rng = np.random.default_rng((self.seed, step))
+        numbers = rng.integers(self.pool, size=self.networks)
+        images = rng.integers(self.num_images, size=(self.networks, self.images_per_network))
+        return numbers[self.rank :: self.world_size], images[self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[MetaBatch]:
+        worker = get_worker_info()
+        count, own = (worker.num_workers, worker.id) if worker else (1, 0)
+        sent: set[int] = set()  # by all workers: each replays the draws, so none sends what another has sent
+        step = self.start
+        while True:
+            numbers, images = self.draw(step)
+            new = sorted(set(numbers.tolist()) - sent)
+            sent.update(new)
+            if (step - self.start) % count == own:
+                traced = {number: trace_architecture(self.stream[number]) for number in new}
+                yield MetaBatch(step, tuple(numbers.tolist()), torch.from_numpy(images), traced, self.networks)
+            step += 1
+
+
+class MetaBatchDataModule(pl.LightningDataModule):
+    """Meta-batches over an architecture space and an image data set.
+
+    Training is endless: bound it with the trainer's ``max_steps``. The loader starts at the trainer's global step,
+    which makes resuming exact.
+
+    Args:
+        images: The images that targets classify.
+        space: The distribution of targets.
+        networks_per_step: Networks per step over all processes.
+        images_per_network: Images per network and step.
+        architectures: How many different architectures training uses.
+        seed: Decides architectures and images.
+        num_workers: Loader workers that trace ahead, per process; 0 traces in the training process.
+        validation_architectures: How many of the validation split are evaluated during training.
+    """
+
+    def __init__(
+        self,
+        images: ImageDataModule,
+        space: ImageClassifierSpace,
+        networks_per_step: int = 8,
+        images_per_network: int = 64,
+        architectures: int = 2000,
+        seed: int = 0,
+        num_workers: int = 1,
+        validation_architectures: int = 30,
+    ) -> None:
+        super().__init__()
+        self.images, self.space = images, space
+        self.networks_per_step, self.images_per_network = networks_per_step, images_per_network
+        self.architectures, self.seed, self.num_workers = architectures, seed, num_workers
+        self.validation_architectures = validation_architectures
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the images."""
+        self.images.setup(stage)
+
+    def train_dataloader(self) -> DataLoader:
+        """Meta-batches from the trainer's global step on."""
+        trainer = self.trainer
+        batches = MetaBatches(
+            TrainingStream(self.space),
+            self.architectures,
+            len(self.images.tensors("train")[0]),
+            self.networks_per_step,
+            self.images_per_network,
+            self.seed,
+            trainer.global_step if trainer else 0,
+            trainer.global_rank if trainer else 0,
+            trainer.world_size if trainer else 1,
+        )
+        return DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=self.num_workers,
+            prefetch_factor=8 if self.num_workers else None,
+            worker_init_fn=_one_thread,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Traced validation architectures, one at a time."""
+        return DataLoader(
+            [trace_architecture(a) for a in load_split("validation")[: self.validation_architectures]], batch_size=None
+        )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
