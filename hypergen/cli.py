@@ -166,17 +166,38 @@ def graph(
 
 @app.command()
 def evaluate(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results.json, results.md and plots.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results.json, results.md, tables and plots.")],
     generator: GeneratorName = "digits-ghn",
     protocol: Annotated[str, typer.Option(help="What to measure: digits.")] = "digits",
+    aims: Annotated[str, typer.Option(help="What to compare with: release, or five_minutes.")] = "release",
+    architectures: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many architectures of each split.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes with one thread each; 0 for none.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of the order of images in training.")] = 0,
 ) -> None:
     """Measure a generator on networks that it has never seen, with baselines beside it."""
     if protocol not in _PROTOCOLS:
         raise UnknownNameError("protocol", protocol, _PROTOCOLS)
     from hypergen.api import load_generator
-    from hypergen.evaluation import evaluate_image_classifier_generator
+    from hypergen.data import DigitsDataModule
+    from hypergen.evaluation import AIMS, evaluate_image_classifier_generator
 
-    evaluate_image_classifier_generator(load_generator(generator), out=out)
+    if aims not in AIMS:
+        raise UnknownNameError("set of aims", aims, AIMS)
+    loaded = load_generator(generator)
+    try:  # Before the minutes of measuring, not after.
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HypergenError(f"The folder {str(out)!r} cannot be made: {error}. Name another one by --out.") from error
+    options: dict[str, Any] = {"aims": aims, "architectures_per_split": architectures, "workers": workers, "seed": seed}
+    try:
+        evaluation = evaluate_image_classifier_generator(loaded, DigitsDataModule(), **options)
+    except FileNotFoundError as error:  # There are no baselines to compare with; the message says how to make them.
+        raise HypergenError(str(error)) from error
+    evaluation.write(out)
+    evaluation.results.print_table()
+    Console().print(f"written: {out}", highlight=False, markup=False)
 
 
 _PROTOCOLS = ("digits",)
@@ -205,8 +226,9 @@ def generators() -> None:
         rows = [row for row in checkpoint.results.get("rows", ()) if row.get("aim") is not None]
         about = (name, checkpoint.class_name, f"{megabytes:.1f} MB")
         for i, row in enumerate(rows or [{}]):
-            figures = [row.get("figure", ""), *(f"{row[key]:.4g}" if key in row else "" for key in ("value", "aim"))]
-            table.add_row(*(about if i == 0 else ("", "", "")), *figures)
+            # A figure that could not be computed is stored as null.
+            numbers = ("" if row.get(key) is None else f"{row[key]:.4g}" for key in ("value", "aim"))
+            table.add_row(*(about if i == 0 else ("", "", "")), row.get("figure", ""), *numbers)
         table.add_section()
     Console().print(table)
 

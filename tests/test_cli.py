@@ -187,17 +187,48 @@ def test_generators(folder, monkeypatch):
     assert "python train.py" in run("generators")
     rows = [
         {"figure": "predicted_accuracy_mean", "value": 0.9531, "std": 0.02, "n": 100, "aim": 0.95},
-        {"figure": "default_accuracy_mean", "value": 0.1, "n": 100},
+        {"figure": "default_accuracy_mean", "value": 0.1, "std": 0.01, "n": 100, "aim": None},
+        {"figure": "steps_ratio_to_95", "value": None, "std": None, "n": 0, "aim": 0.2},
     ]
     Halves().save_pretrained(folder / "released" / "digits-ghn", results={"name": "digits", "rows": rows})
     Halves().save_pretrained(folder / "released" / "bare")
     text = run("generators")
     assert re.search(r"digits-ghn\W+Halves\W+0\.0 MB\W+predicted_accuracy_mean\W+0\.9531\W+0\.95\b", text)
+    assert re.search(r"steps_ratio_to_95\W+0\.2\b", text)
     assert "bare" in text and "default_accuracy_mean" not in text
 
 
-def test_evaluate_refuses_an_unknown_protocol():
-    assert "Did you mean 'digits'" in run("evaluate", "-g", "halves", "-o", "out", "--protocol", "digit", code=2)
+def test_evaluate(folder, monkeypatch):
+    asked = []
+
+    class Evaluation:
+        def write(self, out):
+            (out / "results.json").write_text("{}")
+
+        class results:
+            print_table = staticmethod(lambda: print("the table"))
+
+    def measure(generator, data, **options):
+        asked.append((type(generator).__name__, type(data).__name__, options))
+        return Evaluation()
+
+    monkeypatch.setattr("hypergen.evaluation.evaluate_image_classifier_generator", measure)
+    text = run("evaluate", "-g", "halves", "-o", "new/out", "--architectures", "2", "--workers", "0")
+    assert "the table" in text and "written: new/out" in text and (folder / "new/out/results.json").exists()
+    options = {"aims": "release", "architectures_per_split": 2, "workers": 0, "seed": 0}
+    assert asked == [("Halves", "DigitsDataModule", options)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "out", "--protocol", "digit"], "Did you mean 'digits'"),
+        (["-o", "out", "--aims", "releas"], "Did you mean 'release'"),
+        (["-o", "toy_nets.py/out"], "cannot be made"),
+    ],
+)
+def test_evaluate_errors(arguments, message):
+    assert message in run("evaluate", "-g", "halves", *arguments, code=2)
 
 
 def test_the_command_in_a_process_of_its_own(folder):

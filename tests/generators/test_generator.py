@@ -173,7 +173,7 @@ def test_round_trip(tmp_path):
     assert config["class"] == "ScaledNoise" and config["arguments"] == generator.config
     assert config["hypergen_version"] == hypergen.__version__ and config["results"] == results
     card = (folder / "README.md").read_text()
-    assert "Trained on *nothing*." in card and "| `accuracy` | 0.9 |" in card and "`scale` | `0.5`" in card
+    assert "Trained on *nothing*." in card and "| `accuracy` | 0.9 |" in card and "`scale` | `0.5` |" in card
     modes = {file.stat().st_mode for file in folder.iterdir()}
     assert len(modes) == 1  # safetensors alone would make the weights private
 
