@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hypergen._torchvision import declare_operators
 
 if TYPE_CHECKING:
-    from hypergen.api import Generator, initialize, load_generator, predict_params
+    from hypergen.api import Generator, initialize, list_generators, load_generator, predict_params
     from hypergen.graph import ComputationalGraph, trace
 
 __version__ = "0.1.0"
@@ -21,6 +21,7 @@ __all__ = [
     "Generator",
     "__version__",
     "initialize",
+    "list_generators",
     "load_generator",
     "predict_params",
     "trace",
@@ -31,6 +32,7 @@ _HOME_OF = {
     "trace": "hypergen.graph",
     "Generator": "hypergen.api",
     "initialize": "hypergen.api",
+    "list_generators": "hypergen.api",
     "load_generator": "hypergen.api",
     "predict_params": "hypergen.api",
 }

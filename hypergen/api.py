@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hypergen.errors import GeneratorError, ParameterError, TraceError, UnknownNameError
-from hypergen.generators import Generator, load_generator
+from hypergen.generators import Generator, list_generators, load_generator
 from hypergen.graph.inputs import example_arguments
 from hypergen.parameters import (
     BatchNormCalibration,
@@ -29,7 +29,7 @@ from hypergen.parameters import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Generator", "InitializationReport", "initialize", "load_generator", "predict_params"]
+__all__ = ["Generator", "InitializationReport", "initialize", "list_generators", "load_generator", "predict_params"]
 
 HEADS = ("ridge",)
 
@@ -308,8 +308,9 @@ def _unchanged_after_errors(model: nn.Module) -> Iterator[None]:
                 if not torch.equal(tensor, saved[key]):
                     tensor.copy_(saved[key])
         for module, parameters, buffers in members:
+            now = {**module._parameters, **module._buffers}
             for name, value in (*parameters.items(), *buffers.items()):
-                if getattr(module, name) is not value:
+                if now.get(name) is not value:
                     setattr(module, name, value)
         raise
 

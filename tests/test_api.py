@@ -80,6 +80,7 @@ def test_the_public_functions_are_these():
     assert hypergen.predict_params is hypergen.api.predict_params
     assert hypergen.initialize is hypergen.api.initialize
     assert hypergen.load_generator is hypergen.api.load_generator
+    assert hypergen.list_generators is hypergen.api.list_generators
     assert hypergen.Generator is Generator
     for function in (hypergen.predict_params, hypergen.initialize):
         assert inspect.signature(function).parameters["generator"].default == "digits-ghn"

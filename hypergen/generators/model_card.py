@@ -45,10 +45,12 @@ def _results_table(results: Mapping[str, Any]) -> str:
     for row in results["rows"]:
         cells = (f"`{row.get('figure')}`", *(_number(row.get(key)) for key in ("value", "std", "n", "aim")))
         lines.append(f"| {' | '.join(cells)} |")
+    about = [f"{key} {results[key]}" for key in ("seed", "commit") if key in results]
     machine = results.get("machine")
     if isinstance(machine, Mapping):
-        machine = ", ".join(f"{key} {value}" for key, value in machine.items())
-    about = [f"{key} {results[key]}" for key in ("seed", "commit") if key in results] + [machine] * bool(machine)
+        about += [f"{key} {value}" for key, value in machine.items()]
+    elif machine:
+        about.append(str(machine))
     return "\n".join(lines) + (f"\n\nThe run: {', '.join(about)}." if about else "")
 
 
