@@ -123,12 +123,14 @@ def _print_prediction(network: nn.Module, parameters: dict[str, Tensor], title: 
 @app.command()
 def graph(
     model: ModelName,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Draw it into this .svg or .png file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Draw it into this .svg, .png or .pdf file.")] = None,
     inputs: Inputs = None,
 ) -> None:
     """Trace MODEL and print its operations; draw the graph with --out."""
     import hypergen
 
+    if out is not None and out.suffix not in _PICTURES:
+        raise HypergenError(f"--out {str(out)!r} is no picture that can be drawn: end it in {', '.join(_PICTURES)}.")
     network = _build(model)
     start = time.perf_counter()
     traced = hypergen.trace(network, _example_inputs(inputs))
@@ -160,8 +162,15 @@ def graph(
             more = f" and {len(names) - 10} more" if len(names) > 10 else ""
             console.print(f"{title}: {', '.join(names[:10])}{more}", highlight=False, markup=False)
     if out is not None:
-        traced.draw(out)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            traced.draw(out)
+        except OSError as error:
+            raise HypergenError(f"{str(out)!r} could not be written: {error}. Name another file.") from error
         console.print(f"drawn: {out}", highlight=False, markup=False)
+
+
+_PICTURES = (".svg", ".png", ".pdf")
 
 
 @app.command()

@@ -175,11 +175,11 @@ def test_graph():
     assert "read by no operation: spare" in text and "tied: again.weight = layer.weight" in text
 
 
-def test_graph_draws(folder, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(hypergen.ComputationalGraph, "draw", lambda _, path: drawn.append(path), raising=False)
-    assert "drawn: net.svg" in run("graph", "toy_nets:Net", "--input", "1,4", "-o", "net.svg")
-    assert drawn == [Path("net.svg")]
+def test_graph_draws(folder):
+    assert "drawn: new/net.svg" in run("graph", "toy_nets:Net", "--input", "1,4", "-o", "new/net.svg")
+    assert "<svg" in (folder / "new" / "net.svg").read_text()
+    assert ".svg, .png, .pdf" in run("graph", "toy_nets:Net", "--input", "1,4", "-o", "net.txt", code=2)
+    assert "could not be written" in run("graph", "toy_nets:Net", "--input", "1,4", "-o", "toy_nets.py/a.svg", code=2)
 
 
 def test_generators(folder, monkeypatch):
