@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -104,6 +105,19 @@ class ComputationalGraph:
         for source, target in sorted(self.edges.t().tolist(), reverse=True):
             np.minimum(lengths[source], lengths[target] + 1, out=lengths[source])
         return torch.from_numpy(np.where(lengths == far, -1, np.minimum(lengths, cutoff)).astype(np.int16))
+
+    def draw(self, path: str | Path) -> None:
+        """Draw the graph into a file.
+
+        Args:
+            path: Where to; the suffix, ``.svg``, ``.png`` or ``.pdf``, decides the format.
+
+        Raises:
+            ValueError: The suffix is none of these.
+        """
+        from hypergen.graph.draw import draw
+
+        draw(self, path)
 
 
 def edge_tensor(edges: list[tuple[int, int]]) -> Tensor:
