@@ -79,7 +79,8 @@ def evaluate_image_classifier_generator(
     The figures do not depend on the number of workers.
 
     Args:
-        generator: Has ``generate(target)``, which gives a tensor per parameter of a target on the meta device.
+        generator: Has ``generate(target, example_inputs=...)``, as :class:`hypergen.generators.Generator` has. The
+            target is on the meta device; the inputs are one blank image.
         data: Images that predicted networks are measured on, such as :class:`hypergen.data.DigitsDataModule`.
         splits: Names of splits, or architectures by split.
         workers: Processes with one thread each; 0 for none. Predictions are made in this process.
@@ -110,7 +111,8 @@ def evaluate_image_classifier_generator(
     baselines.require(images.fingerprint(), chosen)
     kept, excluded = baselines.comparable_steps([architecture.name for architecture in chosen.get(TEST, ())])
     pairs = [(split, architecture) for split, architectures in chosen.items() for architecture in architectures]
-    tasks = _prediction_tasks(generator, pairs, kept, baselines.protocol.steps, seed)
+    one_image = torch.zeros_like(images.test[0][:1])
+    tasks = _prediction_tasks(generator, one_image, pairs, kept, baselines.protocol.steps, seed)
 
     measures: dict[int, PredictionMeasures] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -141,25 +143,28 @@ def evaluate_image_classifier_generator(
 
 def _prediction_tasks(
     generator: Any,
+    example_inputs: Tensor,
     pairs: Sequence[tuple[str, Architecture]],
     kept: Mapping[str, StepsCount],
     protocol: StepsProtocol,
     seed: int,
 ) -> Iterator[PredictionTask]:
     for split, architecture in pairs:
-        parameters, failure = _predict(generator, architecture)
+        parameters, failure = _predict(generator, architecture, example_inputs)
         with_steps = split == TEST and architecture.name in kept
         yield PredictionTask(architecture, pack(parameters), failure, protocol if with_steps else None, seed)
 
 
-def _predict(generator: Any, architecture: Architecture) -> tuple[dict[str, Tensor], str | None]:
+def _predict(
+    generator: Any, architecture: Architecture, example_inputs: Tensor
+) -> tuple[dict[str, Tensor], str | None]:
     """The prediction, or why there is none that can be used."""
     # A target without values: whatever is predicted cannot have been copied from it.
     with torch.device("meta"):
         target = architecture.build()
     try:
         with one_thread(), evaluation_mode(generator if isinstance(generator, nn.Module) else nn.Identity()):
-            parameters = dict(generator.generate(target))
+            parameters = dict(generator.generate(target, example_inputs=example_inputs))
         check_parameters(target, parameters, partial=True)
     except HypergenError as error:
         return {}, f"{type(error).__name__}: {error}"

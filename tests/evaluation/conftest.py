@@ -84,7 +84,8 @@ class KnownNetworks:
                 self.known[_shapes(model)] = {name: value.detach() for name, value in model.named_parameters()}
         assert len(self.known) == sum(map(len, splits.values()))
 
-    def generate(self, target: nn.Module):
+    def generate(self, target: nn.Module, *, example_inputs):
+        assert example_inputs.shape == (1, 1, 8, 8)
         assert all(parameter.is_meta for parameter in target.parameters())
         return {name: value.clone() for name, value in self.known[_shapes(target)].items()}
 

@@ -36,7 +36,7 @@ class Bad:
     def __init__(self, how):
         self.how = how
 
-    def generate(self, target):
+    def generate(self, target, *, example_inputs):
         if self.how == "error":
             raise GeneratorError("cannot serve this")
         values = {name: torch.zeros(value.shape) for name, value in target.named_parameters()}
@@ -138,7 +138,7 @@ def test_parameters_left_out_lower_the_share(evaluate):
 
 def test_an_error_that_is_a_bug_is_not_a_figure(evaluate):
     class Broken:
-        def generate(self, target):
+        def generate(self, target, *, example_inputs):
             raise KeyError("bug")
 
     for workers in (0, 2):
@@ -148,9 +148,9 @@ def test_an_error_that_is_a_bug_is_not_a_figure(evaluate):
 
 def test_a_module_is_evaluated_in_evaluation_mode(evaluate, untrained):
     class Module(torch.nn.Module):
-        def generate(self, target):
+        def generate(self, target, *, example_inputs):
             assert not self.training and not torch.is_grad_enabled()
-            return untrained.generate(target)
+            return untrained.generate(target, example_inputs=example_inputs)
 
     module = Module().train()
     evaluate(module, architectures_per_split=1)
