@@ -88,7 +88,7 @@ def slots_of(graph: ComputationalGraph) -> tuple[Slot, ...]:
     for i, node in enumerate(graph.nodes):
         first, last = not after_weight[i], not before_weight[i]
         for role, name in node.parameters.items():
-            flattened = _flattened(graph, incoming, weighted, i) if node.op in ("linear", "addmm") else ()
+            flattened = _flattened(graph, incoming, weighted, i) if node.op == "linear" else ()
             slots.append(_slot(name, i, node, role, graph.parameter_shapes[name], first, last, flattened))
     return tuple(slots)
 
@@ -104,16 +104,20 @@ def _long_axes(shape: Sequence[int]) -> list[int]:
 def _flattened(
     graph: ComputationalGraph, incoming: list[list[int]], weighted: list[bool], node: int
 ) -> tuple[int, tuple[int, ...]] | tuple[()]:
-    """Channels and grid of the image that was flattened into the input of this node, if one was."""
-    if not incoming[node]:
+    """Channels and grid of the image that was flattened into the input of this linear layer, if one was.
+
+    The image is told by its size, because features are made of graphs without the operation that flattened it.
+    """
+    weight = graph.parameter_shapes.get(graph.nodes[node].parameters.get("weight", ""), ())
+    if len(weight) != 2 or len(graph.nodes[node].shape) != 2:  # tokens keep their axes
         return ()
-    width = graph.nodes[incoming[node][0]].shape[-1:]
+    width = weight[1]
     current = node
     while incoming[current]:
         current = incoming[current][0]
         shape = graph.nodes[current].shape
-        if len(shape) > 2 and (math.prod(shape[1:]),) == width:
-            return shape[1], tuple(shape[2:])
+        if len(shape) > 2 and math.prod(shape[1:]) == width:
+            return (shape[1], tuple(shape[2:])) if shape[1] != width else ()  # one position is no image
         if weighted[current]:
             return ()
     return ()
@@ -177,7 +181,7 @@ def _weight_slot(
                 else "narrow"
             )
         return Slot(name, index, site, shape, rows, columns, grid, transposed, fan_in, groups)
-    if flattened and not transposed:
+    if flattened:
         columns, grid = flattened
         site = "first_linear" if first else "last_flat" if last else "flat"
         return Slot(name, index, site, shape, rows, columns, grid, transposed, fan_in)
