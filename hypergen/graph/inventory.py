@@ -75,7 +75,7 @@ def on_loan(
         modules: The modules of the network.
         substitute: Parameter or buffer → the tensor that takes its place.
         enter: Called with a module before its forward pass, ahead of its own hooks.
-        leave: Called with a module after its forward pass, behind its own hooks.
+        leave: Called with a module after its forward pass, behind its own hooks; after an exception, too.
     """
     notes = [(module.__dict__, module.__dict__.copy(), _contents(module.__dict__)) for module in modules]
     try:
@@ -88,6 +88,7 @@ def on_loan(
             state["_forward_pre_hooks"]["hypergen"] = enter
             state["_forward_pre_hooks"].move_to_end("hypergen", last=False)
             state["_forward_hooks"]["hypergen"] = leave
+            state["_forward_hooks_always_called"]["hypergen"] = True
         yield
     finally:
         for state, attributes, contents in notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -56,6 +57,7 @@ class Recorder(TorchFunctionMode):
         self.read: set[str] = set()
         self.stack: list[tuple[nn.Module | None, str]] = [(None, "")]
         self.running: str | None = None
+        self.failure: tuple[BaseException | None, str] = (None, "")
         for name, parameter in inventory.parameters.items():
             self._know(self.bring(parameter), (name,))
 
@@ -116,13 +118,18 @@ class Recorder(TorchFunctionMode):
         self.stack.append((module, self.inventory.modules[module]))
 
     def leave(self, module: nn.Module, _: Any, __: Any) -> None:
-        """Note that a module has run; those inside it that raised and were caught have not said so themselves."""
-        while self.stack.pop()[0] is not module:
-            pass
+        """Note that a module has run, or raised: the innermost one says where that was."""
+        error = sys.exception()
+        if error is not None and error is not self.failure[0]:
+            self.failure = error, self._where()
+        if self.stack[-1][0] is module:  # else somebody's hook raised before it entered
+            self.stack.pop()
 
-    @property
-    def where(self) -> str:
-        """What is running, in words."""
+    def where(self, error: Exception) -> str:
+        """What was running when this error was raised, in words."""
+        return self.failure[1] if self.failure[0] is error else self._where()
+
+    def _where(self) -> str:
         module, name = self.stack[-1]
         words = f" in module {name!r} ({type(module).__name__})" if name else ""
         if self.running:
@@ -133,9 +140,10 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        op = self.running = operation_name(func)
+        op = operation_name(func)
         if op in METADATA:
             return func(*args, **kwargs)
+        self.running = op
         inputs = tensors_in((args, kwargs) if kwargs else args)
         if any(tensor.device.type != self.device for tensor in inputs):
             args, kwargs = map_tensors(args, self.bring), map_tensors(kwargs, self.bring)
@@ -224,8 +232,12 @@ class Recorder(TorchFunctionMode):
         for name in fresh:
             if name not in roles.values():
                 parts = [part for part in name.split(".") if not part.isdigit()]  # a ParameterList numbers its own
-                role = parts[-1] if parts else "parameter"
-                roles[role if role not in roles else f"{role}{len(roles)}"] = name
+                leaf = role = parts[-1] if parts else "parameter"
+                number = 0
+                while role in roles:
+                    number += 1
+                    role = f"{leaf}{number}"
+                roles[role] = name
         return roles
 
     def graph(self) -> ComputationalGraph:

@@ -55,11 +55,11 @@ def _arithmetic(input: Any, other: Any, **options: Any) -> Any:
         return ASK_PYTORCH
     if input.shape == other.shape:
         return _empty(input, input.shape)
-    # The common broadcasts: the other operand is a vector of features, or one value per channel.
-    longer, shorter = (input, other) if input.dim() >= other.dim() else (other, input)
-    aligned = longer.shape[longer.dim() - shorter.dim() :]
-    fits = all(size in (1, target) for size, target in zip(shorter.shape, aligned, strict=True))
-    return _empty(longer, longer.shape) if fits else ASK_PYTORCH
+    # The common broadcasts: one operand is a vector of features, or one value per channel.
+    larger, smaller = (input, other) if input.numel() >= other.numel() else (other, input)
+    aligned = larger.shape[larger.dim() - smaller.dim() :] if larger.dim() >= smaller.dim() else ()
+    fits = len(aligned) == smaller.dim() and all(n in (1, m) for n, m in zip(smaller.shape, aligned, strict=True))
+    return _empty(larger, larger.shape) if fits else ASK_PYTORCH
 
 
 def _arithmetic_in_place(input: Tensor, other: Any, **options: Any) -> Any:
@@ -174,8 +174,10 @@ def _recurrent(input: Tensor, hx: Any, *rest: Any) -> Any:
     # Packed sequences pass batch sizes, and weights or states, in these places.
     if len(rest) != 7 or not isinstance(rest[0], (tuple, list)) or not all(isinstance(s, Tensor) for s in states):
         return ASK_PYTORCH
-    directions = 2 if rest[5] else 1
-    output = _empty(input, (*input.shape[:-1], directions * states[0].shape[-1]))
+    bidirectional, batch_first = rest[5:]
+    shape = (*input.shape[:-1], (2 if bidirectional else 1) * states[0].shape[-1])
+    # Computed step by step: the time axis comes first in memory.
+    output = _empty(input, (shape[1], shape[0], shape[2])).transpose(0, 1) if batch_first else _empty(input, shape)
     return output, *(_empty(state, state.shape) for state in states)
 
 

@@ -51,7 +51,7 @@ def trace(model: nn.Module, example_inputs: Any = None) -> ComputationalGraph:
             with torch.no_grad():
                 return _run(model, recorder, args, kwargs)
         except Exception as error:
-            failure, where = error, recorder.where
+            failure, where = error, recorder.where(error)
         reason = _reason_against_values(inventory)
         if not reason:
             try:
@@ -60,7 +60,7 @@ def trace(model: nn.Module, example_inputs: Any = None) -> ComputationalGraph:
                 with torch.enable_grad():
                     return _run(twin, recorder, args, kwargs)
             except Exception as error:
-                failure, where = error, recorder.where
+                failure, where = error, recorder.where(error)
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in((args, kwargs))) or "none"
     way_out = "Pass `example_inputs=` that `model(...)` accepts."
     if reason:
