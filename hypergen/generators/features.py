@@ -88,7 +88,7 @@ def _attributes(graph: ComputationalGraph, slots: Sequence[Slot]) -> Tensor:
                 math.log2(count) / 6 - 1,
                 math.log2(max(channels, 1)) / 4 - 1,
                 math.log2(max(positions, 1)) / 4,
-                math.log2(slot.rows) / 4 - 1 if slot else 0.0,
+                math.log2(max(slot.rows, 1)) / 4 - 1 if slot else 0.0,
                 math.log2(max(slot.columns, 1)) / 4 - 1 if slot else 0.0,
                 math.log2(slot.fan_in) / 4 - 1 if slot else 0.0,
                 math.log2(math.prod(kernel)) / 4 if kernel else 0.0,

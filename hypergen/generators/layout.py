@@ -130,15 +130,19 @@ def _repeated(values: Sequence[int], lengths: Sequence[int]) -> Tensor:
 def _identity(slot: Slot, grid: Grid) -> tuple[Tensor, Tensor]:
     """Places of the rectangular identity in the slot's matrix, and the kernel position that each belongs to.
 
-    Where rows are a multiple of columns (an expansion, joined queries, keys and values) the identity repeats.
+    Where rows are a multiple of columns (an expansion, joined queries, keys and values) the identity repeats. Each
+    group of a grouped convolution has its own.
     """
     height, width = grid
-    row = torch.arange(slot.rows)
-    if slot.groups > 1:
-        column = row % (slot.rows // slot.groups)
-    else:
-        column = row % slot.columns if slot.rows % slot.columns == 0 else row
-    row, column = row[column < slot.columns], column[column < slot.columns]
+    # Groups lie one after the other along the axis that is stored first.
+    rows = slot.rows if slot.transposed else slot.rows // slot.groups
+    columns = slot.columns // slot.groups if slot.transposed else slot.columns
+    row = torch.arange(rows)
+    column = row % columns if rows % columns == 0 else row
+    row, column = row[column < columns], column[column < columns]
+    group = torch.arange(slot.groups)[:, None]
+    row = (row + (0 if slot.transposed else rows) * group).flatten()
+    column = (column + (columns if slot.transposed else 0) * group).flatten()
     # The learned kernel is laid over the centre of a larger one, and cropped to its centre for a smaller one.
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     ky = (y - (height - 1) // 2 + KERNEL_GRID // 2).flatten()

@@ -40,8 +40,9 @@ class Slot:
         node: Index of the node that reads it.
         site: One of :data:`SITES`.
         shape: The parameter's own shape.
-        rows: Output channels; classes in the last layer; entries of a table; length of a vector.
-        columns: Input channels; 1 for vectors and depthwise kernels.
+        rows: Output channels (of one group, where transposed); classes in the last layer; entries of a table; length of
+            a vector.
+        columns: Input channels (of one group, unless transposed); 1 for vectors and depthwise kernels.
         grid: Kernel positions, or the positions of an image that was flattened before a linear layer.
         transposed: The shape holds columns before rows.
         fan_in: Values that one output sums over.
@@ -75,7 +76,7 @@ def slots_of(graph: ComputationalGraph) -> tuple[Slot, ...]:
     incoming: list[list[int]] = [[] for _ in graph.nodes]
     for source, target in graph.edges.t().tolist():
         incoming[target].append(source)
-    weighted = [any(_is_weight(node, role, graph) for role in node.parameters) for node in graph.nodes]
+    weighted = [_is_weighted(node, graph) for node in graph.nodes]
     after_weight = [False] * len(graph.nodes)  # a weight lies upstream
     for i, sources in enumerate(incoming):
         after_weight[i] = any(weighted[s] or after_weight[s] for s in sources)
@@ -93,8 +94,12 @@ def slots_of(graph: ComputationalGraph) -> tuple[Slot, ...]:
     return tuple(slots)
 
 
-def _is_weight(node: OpNode, role: str, graph: ComputationalGraph) -> bool:
-    return "weight" in role and len(_long_axes(graph.parameter_shapes[node.parameters[role]])) > 1
+def _is_weighted(node: OpNode, graph: ComputationalGraph) -> bool:
+    """Whether the operation multiplies by a weight; a tied one may be the parameter of another node."""
+    if node.op in ("linear", "addmm", "bilinear") or "conv" in node.op:
+        return True
+    shapes = [graph.parameter_shapes[name] for role, name in node.parameters.items() if "weight" in role]
+    return any(len(_long_axes(shape)) > 1 for shape in shapes)
 
 
 def _long_axes(shape: Sequence[int]) -> list[int]:
@@ -133,6 +138,8 @@ def _slot(
     last: bool,
     flattened: tuple[int, tuple[int, ...]] | tuple[()],
 ) -> Slot:
+    if 0 in shape:
+        return Slot(name, index, "token", shape, 0)
     if node.op in NORM_OPS:
         site = "shift" if "bias" in role else "scale"
         return Slot(name, index, site, shape, math.prod(shape))
@@ -162,7 +169,7 @@ def _weight_slot(
     rows, columns = (shape[1], shape[0]) if transposed else (shape[0], shape[1])
     grid: tuple[int, ...] = tuple(shape[2:])
     groups = int(node.attributes.get("groups", 1))
-    fan_in = columns * math.prod(grid)
+    fan_in = columns * math.prod(grid) // (groups if transposed else 1)
     if "conv" in node.op:
         if groups > 1 and columns == 1:
             site = "depthwise"
