@@ -69,13 +69,15 @@ class LowRankDecoder(nn.Module):
         return self._matrices(states[batch.matrices], batch, scale), self._vectors(states, batch)
 
     def _matrices(self, states: Tensor, batch: GraphBatch, scale: Tensor) -> list[Tensor]:
+        sites = [site for layout in batch.layouts for site in layout.sites]
+        if not sites:
+            return []
         free = self.rank - self.steered_rank
         core = F.pad(
             (self.steering * self.steer(states)).view(-1, self.steered_rank, self.steered_rank), (0, free, 0, free)
         )
         diagonal = self.steering * self.diagonal(states) + float(self.shared)
         core = (core + torch.diag_embed(diagonal)) * (scale / math.sqrt(self.rank))[:, None, None]
-        sites = [site for layout in batch.layouts for site in layout.sites]
         sizes = [size for layout in batch.layouts for size in layout.sizes]
         tables = {site: self.row_tables[site] for site, _ in sites}
         periods = [len(tables[site]) for site, _ in sites]

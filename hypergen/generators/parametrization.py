@@ -76,11 +76,11 @@ class Parametrization(nn.Module):
         """The flat parameter vector of every graph."""
         if self.kind == "unit_variance":
             target = self.scale(batch)
-            matrices = [m * (s / (m.std() + 1e-8)) for m, s in zip(matrices, target, strict=True)]
+            matrices = [m * (s / (_spread(m) + 1e-8)) for m, s in zip(matrices, target, strict=True)]
         elif self.kind == "magnitude_invariant":
             base = (self.scale(batch) / self.gains[batch.slot_sites[batch.matrices]]).detach()
             matrices = [m + s * self._noise(*m.shape) for m, s in zip(matrices, base, strict=True)]
-        flat = _flattened(matrices)
+        flat = torch.cat([matrix.reshape(-1) for matrix in matrices] or [vectors[:0]])
         if self.kind == "anchored":
             kernels = self.kernel(states[batch.matrices]).flatten()
             numbers = [len(layout.matrices) * KERNEL_GRID**2 for layout in batch.layouts]
@@ -111,9 +111,9 @@ class Parametrization(nn.Module):
         return values + start[sites]
 
 
+def _spread(matrix: Tensor) -> Tensor:
+    return matrix.std() if matrix.numel() > 1 else matrix.abs()  # a single value has no standard deviation
+
+
 def _matrix_total(layout: object) -> int:
     return sum(rows * columns for rows, columns in layout.sizes)  # type: ignore[attr-defined]
-
-
-def _flattened(matrices: Sequence[Tensor]) -> Tensor:
-    return torch.cat([matrix.reshape(-1) for matrix in matrices])
