@@ -1,0 +1,287 @@
+"""Whole runs, as ``train.py`` starts them: train, save, evaluate, report.
+
+A run needs every room of the house, so it lives below all of them, beside the command line. Its functions take
+instantiated objects and functions with their settings filled in, never a config object.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from rich.console import Console
+from torch import nn
+from torch.multiprocessing import ProcessRaisedException
+
+import hypergen
+from hypergen.architectures import ImageClassifierSpace
+from hypergen.data import ImageDataModule
+from hypergen.errors import HypergenError
+from hypergen.evaluation import Evaluation, Results, Row
+from hypergen.generators.generator import Generator
+from hypergen.parameters import calibrate_batch_norm
+from hypergen.parameters.batches import evaluation_mode
+from hypergen.training.checkpoints import AtomicCheckpointIO, LastCheckpoint, check_resumable
+from hypergen.training.target import TargetTraining, build_target
+
+# Lightning's advice that does not apply here: the images are in memory, the endless loader starts at the global step,
+# and a run of seconds logs seldom.
+_KNOWN_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*your dataloader is not resumable.*",
+    ".*is smaller than the logging interval.*",
+    ".*GPU available but not used.*",
+    ".*find_unused_parameters=True was specified.*",
+    ".*You have overridden `transfer_batch_to_device`.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+)
+
+
+def train_graph_hypernetwork(
+    *,
+    name: str,
+    output: str,
+    seed: int,
+    data: ImageDataModule,
+    space: ImageClassifierSpace,
+    generator: Generator,
+    meta_batches: Callable[..., pl.LightningDataModule],
+    training: Callable[..., pl.LightningModule],
+    trainer: Callable[..., pl.Trainer],
+    logger: Logger | None = None,
+    callbacks: Mapping[str, pl.Callback] | None = None,
+    evaluation: Callable[..., Evaluation] | None = None,
+    evaluate: bool = True,
+    ckpt_path: str | None = None,
+) -> Path:
+    """Train a graph hypernetwork, save it, and evaluate it.
+
+    Args:
+        name: Of the experiment.
+        output: The folder that everything is written into.
+        seed: Of this run; the caller has seeded the global generators with it before ``generator`` was made.
+        data: The images that targets classify.
+        space: The distribution of training targets.
+        generator: The graph hypernetwork.
+        meta_batches: Makes the data module of training from ``images`` and ``space``.
+        training: Makes the LightningModule from ``generator`` and ``images``.
+        trainer: Makes the trainer.
+        logger: Where figures of training go.
+        callbacks: By name.
+        evaluation: Evaluates the trained generator on ``data``.
+        evaluate: Whether to.
+        ckpt_path: Go on from this checkpoint.
+
+    Returns:
+        The folder of the generator.
+
+    Raises:
+        CheckpointError: ``ckpt_path`` cannot be resumed from, or something could not be saved.
+        TrainingInterrupted: A signal stopped training; a checkpoint was saved.
+    """
+    console = Console()
+    module = training(generator=generator, images=data)
+    number = sum(parameter.numel() for parameter in generator.parameters())
+    console.print(f"{name}: training a {type(generator).__name__} of {number:,} parameters, seed {seed}")
+    begun = time.monotonic()
+    batches = {"datamodule": meta_batches(images=data, space=space)}
+    _fit(module, batches, trainer, logger, callbacks, output, ckpt_path)
+    console.print(f"Trained in {time.monotonic() - begun:.0f} s")
+    folder = Path(output) / "generator"
+    generator.eval()
+    # Before the evaluation, which takes minutes and may be interrupted, and again with its numbers.
+    generator.save_pretrained(folder)
+    if evaluate and evaluation is not None:
+        evaluated = evaluation(generator, data, name=name, seed=seed)
+        evaluated.write(output)
+        generator.save_pretrained(folder, results=evaluated.results.to_dict())
+        evaluated.results.print_table()
+        console.print(f"Results, tables and plots are in {output}", soft_wrap=True)
+    console.print(f"The generator is in {folder}", soft_wrap=True)
+    return folder
+
+
+def train_target(
+    *,
+    name: str,
+    output: str,
+    seed: int,
+    data: ImageDataModule,
+    target: str,
+    init: str,
+    training: Callable[..., TargetTraining],
+    trainer: Callable[..., pl.Trainer],
+    logger: Logger | None = None,
+    callbacks: Mapping[str, pl.Callback] | None = None,
+    calibration_batches: int = 16,
+    ckpt_path: str | None = None,
+) -> Results:
+    """Train one ordinary network, from its own initialisation or from generated parameters.
+
+    Args:
+        name: Of the experiment.
+        output: The folder that everything is written into.
+        seed: Of this run.
+        data: The images.
+        target: The network, as :func:`hypergen.training.target.build_target` takes it.
+        init: ``"default"``, or what :func:`hypergen.load_generator` takes.
+        training: Makes the LightningModule from ``target``.
+        trainer: Makes the trainer.
+        logger: Where figures of training go.
+        callbacks: By name.
+        calibration_batches: Training batches that the statistics of batch norms are estimated from beforehand.
+        ckpt_path: Go on from this checkpoint.
+
+    Returns:
+        The figures, which are also written to ``output`` and printed.
+
+    Raises:
+        HypergenError: The target or the generator is unknown or does not fit the data, or a file cannot be read or
+            written.
+        TrainingInterrupted: A signal stopped training; a checkpoint was saved.
+    """
+    console = Console()
+    network = build_target(target)
+    _refuse_misfit(network, target, data)
+    batches = data.train_dataloader()
+    share = 0.0
+    if init == "default":
+        calibrate_batch_norm(network, batches, max_batches=calibration_batches)
+        console.print(f"{target}: default initialisation")
+    else:
+        report = hypergen.initialize(network, init, calibrate=batches, calibration_batches=calibration_batches)
+        share = report.share_of_parameters_predicted
+        console.print(report)
+    module = training(target=network)
+    loaders = {"train_dataloaders": batches, "val_dataloaders": [data.val_dataloader(), data.test_dataloader()]}
+    _fit(module, loaders, trainer, logger, callbacks, output, ckpt_path)
+    _, validation, test = module.curve[-1]
+    figures = [
+        Row("accuracy_before_training", module.curve[0][2]),
+        Row("validation_accuracy", validation),
+        Row("test_accuracy", test),
+        Row(f"steps_to_{round(100 * module.threshold)}", _or_nan(module.steps_to_threshold), better="lower"),
+        Row("steps", module.curve[-1][0], better="lower"),
+        Row("share_of_parameters_predicted", share),
+    ]
+    details = {"target": target, "init": init, "curve": [list(point) for point in module.curve]}
+    results = Results(name, seed, tuple(figures), details)
+    results.write(output)
+    results.print_table()
+    _plot_curve(module.curve, Path(output) / "accuracy.png", f"{target}, init={init}")
+    console.print(f"Results are in {output}", soft_wrap=True)
+    return results
+
+
+def _fit(
+    module: pl.LightningModule,
+    batches: dict[str, Any],
+    make_trainer: Callable[..., pl.Trainer],
+    logger: Logger | None,
+    callbacks: Mapping[str, pl.Callback] | None,
+    output: str,
+    ckpt_path: str | None,
+) -> None:
+    """Fit, resumable and interruptible."""
+    if ckpt_path is not None:
+        step = check_resumable(ckpt_path, module)
+        Console().print(f"Going on from step {step} of {ckpt_path}", soft_wrap=True)
+    every = list((callbacks or {}).values())
+    last = next((callback for callback in every if isinstance(callback, LastCheckpoint)), None)
+    # What Lightning reports at this level, such as devices that are missing, is noise beside the progress bar.
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    # When a run is interrupted, the first process to leave makes it say that it stops the second.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    trainer = make_trainer(
+        **_strategy(make_trainer),
+        logger=logger or False,
+        callbacks=every,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=output,
+        enable_checkpointing=False,  # `LastCheckpoint` keeps the one that there is.
+    )
+    with last.listening() if last else nullcontext(), warnings.catch_warnings():
+        for message in _KNOWN_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        try:
+            trainer.fit(module, **batches, ckpt_path=ckpt_path)
+        except ProcessRaisedException as error:
+            # Errors come from another process as the text of its traceback; those raised on purpose need only the last.
+            ours = re.search(r"^hypergen\.errors\.\w+: (.*)", str(error), re.MULTILINE | re.DOTALL)
+            if ours is None:
+                raise
+            raise HypergenError(ours[1].strip()) from None
+
+
+def _strategy(make_trainer: Callable[..., pl.Trainer]) -> dict[str, str]:
+    """Spawned processes instead of forked ones where a forked one can't train."""
+    strategy = getattr(make_trainer, "keywords", {}).get("strategy", "")
+    if not str(strategy).startswith("ddp_fork") or _fork_can_train():
+        return {}
+    return {"strategy": strategy.replace("fork", "spawn")}
+
+
+def _fork_can_train() -> bool:
+    """Whether a forked process could train; found out by one that tries, because PyTorch does not tell.
+
+    There is no fork on Windows, and one on macOS that system libraries don't survive. Where PyTorch knows of an
+    accelerator, a process that has computed gradients, as for an earlier job of a sweep, has threads that forks lack.
+    """
+    if sys.platform != "linux":
+        return False
+    child = os.fork()
+    if child == 0:
+        try:
+            torch.ones(1, requires_grad=True).sum().backward()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _refuse_misfit(network: nn.Module, target: str, data: ImageDataModule) -> None:
+    """Complain where the network does not map the images to one logit per class."""
+    images = data.tensors("train")[0][:2]
+    expected = [len(images), data.num_classes]
+    try:
+        with evaluation_mode(network):
+            output = network(images)
+    except Exception as error:
+        raise HypergenError(
+            f"{target!r} does not take these images, {list(images.shape)}: {type(error).__name__}: {error}. Pass a "
+            "target that was made for them, or other data."
+        ) from error
+    logits = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, torch.Tensor) or list(logits.shape) != expected:
+        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(output).__name__
+        raise HypergenError(f"{target!r} returns {shape} for {expected[0]} images; expected logits {expected}.")
+
+
+def _or_nan(value: int | None) -> float:
+    return math.nan if value is None else value
+
+
+def _plot_curve(curve: list[tuple[int, float, float]], path: Path, title: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    steps, validation, test = zip(*curve, strict=True)
+    axes.plot(steps, validation, label="validation")
+    axes.plot(steps, test, label="test")
+    axes.set(xlabel="training steps", ylabel="accuracy", ylim=(0, 1), title=title)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
