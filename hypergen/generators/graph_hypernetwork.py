@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from hypergen.generators.conv_decoder import ConvDecoder
-from hypergen.generators.features import NUM_ATTRIBUTES, OPERATIONS, GraphBatch, batch_graphs, graph_features
+from hypergen.generators.features import GraphBatch, batch_graphs, graph_features
 from hypergen.generators.gated_gnn import GatedGNN
 from hypergen.generators.generator import Generator
 from hypergen.generators.graphormer import Graphormer
 from hypergen.generators.low_rank_decoder import LowRankDecoder
+from hypergen.generators.node_features import NodeFeatures
 from hypergen.generators.parametrization import Parametrization
 from hypergen.generators.registry import register_generator
 from hypergen.generators.slots import SITES
@@ -36,6 +37,7 @@ class GraphHypernetwork(Generator):
         decoder: ``"low_rank"`` or ``"conv"``.
         parametrization: ``"plain"``, ``"unit_variance"``, ``"magnitude_invariant"`` or ``"anchored"``.
         hidden: Width of the node states; the heads read twice as many.
+        reach: How far around itself a node sees before the encoder, in hops.
         layers: Layers of the Graphormer.
         heads: Attention heads of the Graphormer; they divide ``hidden``.
         rank: Rank of what the low-rank decoder predicts.
@@ -55,9 +57,10 @@ class GraphHypernetwork(Generator):
         decoder: str = "low_rank",
         parametrization: str = "anchored",
         hidden: int = 64,
-        layers: int = 3,
+        reach: int = 8,
+        layers: int = 1,
         heads: int = 8,
-        rank: int = 64,
+        rank: int = 128,
         steered_rank: int = 32,
         width: int = 64,
         max_shape: int = 32,
@@ -67,8 +70,7 @@ class GraphHypernetwork(Generator):
         super().__init__()
         _known("encoder", encoder, ENCODERS)
         _known("decoder", decoder, DECODERS)
-        self.operation = nn.Embedding(len(OPERATIONS) + 1, hidden)
-        self.attributes = nn.Sequential(nn.Linear(NUM_ATTRIBUTES, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        self.node_features = NodeFeatures(hidden, reach)
         if encoder == "graphormer":
             self.encoder: nn.Module | None = Graphormer(hidden, layers, heads)
         else:
@@ -90,7 +92,7 @@ class GraphHypernetwork(Generator):
         Returns:
             The flat parameter vector of each graph; ``batch.layouts[i].unflatten`` gives them names and shapes.
         """
-        nodes = self.operation(batch.operations) + self.attributes(batch.attributes)
+        nodes = self.node_features(batch)
         if self.encoder is not None:
             nodes = self.encoder(nodes, batch)
         states = self.state(nodes.flatten(0, 1)[batch.slot_nodes] + self.site(batch.slot_sites))
