@@ -259,11 +259,36 @@ def test_writing_into_one_view_leaves_its_neighbours():
     check(Net(forward, layer=nn.Linear(6, 6)), VECTORS, expected)
 
 
+def test_writing_into_a_tensor_reaches_its_views():
+    def forward(self, x):
+        y = self.layer(x)
+        row = y[0]
+        y.mul_(2)
+        torch.sigmoid_(y)
+        return row + 1
+
+    expected = [
+        ("input", []),
+        ("linear", [0], weights("layer")),
+        ("getitem", [1]),
+        ("mul", [1]),
+        ("sigmoid", [3]),
+        ("add", [4]),
+    ]
+    check(Net(forward, layer=nn.Linear(6, 6)), VECTORS, expected)
+
+
+def test_a_parameter_in_the_place_of_the_input_is_called_by_its_own_name():
+    net = Net(lambda self, x: x + F.layer_norm(input=self.queries, normalized_shape=(6,)), queries=parameter(1, 6))
+    check(net, VECTORS, [("input", []), ("layer_norm", [], {"queries": "queries"}), ("add", [0, 1])])
+
+
 def test_parameters_read_through_views():
-    net = Net(
-        lambda self, x: (x @ self.weight.t() + self.shift.view(1, -1)) * self.scale.exp(),
-        weight=parameter(4, 6), shift=parameter(4), scale=parameter(4),
-    )  # fmt: skip
+    def forward(self, x):
+        y = x @ self.weight.t()
+        return (y + self.shift.view(1, -1).expand_as(y)) * self.scale.exp()
+
+    net = Net(forward, weight=parameter(4, 6), shift=parameter(4), scale=parameter(4))
     expected = [
         ("input", []),
         ("matmul", [0], {"weight": "weight"}),
@@ -337,6 +362,8 @@ def test_dropout_casts_and_copies_get_no_node():
 
 def test_control_flow_takes_the_branch_that_runs():
     def forward(self, x):
+        if self.training:
+            x = self.layers[1](x)
         for layer in self.layers:
             if layer.out_features == x.shape[-1]:
                 x = x + layer(x)
@@ -344,7 +371,7 @@ def test_control_flow_takes_the_branch_that_runs():
 
     net = Net(forward, layers=nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 5)]))
     expected = [("input", []), ("linear", [0], weights("layers.0")), ("add", [0, 1])]
-    check(net, VECTORS, expected, unused=["layers.1.weight", "layers.1.bias"])
+    check(net.train(), VECTORS, expected, unused=["layers.1.weight", "layers.1.bias"])
 
 
 class Straight(torch.autograd.Function):
@@ -413,11 +440,12 @@ def test_gradients_inside_a_network():
 
 
 def test_vmap():
-    net = Net(
-        lambda self, x: self.last(torch.func.vmap(lambda row: torch.cumsum(self.first(row), 0))(x)),
-        first=nn.Linear(6, 6), last=nn.Linear(6, 2),
-    )  # fmt: skip
-    expected = [("input", []), ("linear", [0], weights("first")), ("cumsum", [1]), ("linear", [2], weights("last"))]
+    def forward(self, x):
+        sums = torch.func.vmap(lambda row: torch.cumsum(row, 0))(x)
+        return self.last(torch.func.vmap(self.first)(sums))
+
+    net = Net(forward, first=nn.Linear(6, 6), last=nn.Linear(6, 2))
+    expected = [("input", []), ("cumsum", [0]), ("linear", [1], weights("first")), ("linear", [2], weights("last"))]
     check(net, VECTORS, expected)
 
 
