@@ -35,6 +35,8 @@ class GraphHypernetworkTraining(pl.LightningModule):
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of the encoder and the heads.
         max_gradient_norm: What the gradient of each network with respect to its parameters is clipped to.
+        image_noise: Standard deviation of noise added to the (standardised) training images. Long runs pass over the
+            images many thousand times and would otherwise learn them by heart.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class GraphHypernetworkTraining(pl.LightningModule):
         warmup_steps: int = 100,
         weight_decay: float = 0.0,
         max_gradient_norm: float = 1.0,
+        image_noise: float = 0.0,
     ) -> None:
         super().__init__()
         self.generator, self.images = generator, images
         self.steps, self.warmup_steps = steps, warmup_steps
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.weight_decay, self.max_gradient_norm = weight_decay, max_gradient_norm
+        self.image_noise = image_noise
         self.skipped = 0
         self._targets: dict[int, _Target] = {}
 
@@ -69,7 +73,9 @@ class GraphHypernetworkTraining(pl.LightningModule):
         images, labels = self._tensors("train")
         losses, hits, gradients = [], 0.0, []
         for target, flat, chosen in zip(targets, predicted, batch.images.to(self.device), strict=True):
-            loss, accuracy, gradient = target.gradient(flat.detach(), images[chosen], labels[chosen])
+            loss, accuracy, gradient = target.gradient(
+                flat.detach(), self._noisy(images[chosen], batch.step, chosen), labels[chosen]
+            )
             losses.append(loss)
             hits += accuracy
             gradients.append(gradient)
@@ -81,6 +87,13 @@ class GraphHypernetworkTraining(pl.LightningModule):
         self.log_dict(shown, prog_bar=True, batch_size=len(targets))
         weighted = [self._clipped(gradient) / len(targets) for gradient in gradients]
         return _WithGradients.apply(torch.tensor(loss, device=self.device), weighted, *predicted)
+
+    def _noisy(self, images: Tensor, step: int, chosen: Tensor) -> Tensor:
+        if not self.image_noise:
+            return images
+        # The noise belongs to the step and the images, so that a resumed run sees the same.
+        generator = torch.Generator().manual_seed(step * 1_000_003 + int(chosen[0]))
+        return images + self.image_noise * torch.randn(images.shape, generator=generator).to(images)
 
     def _clipped(self, gradient: Tensor) -> Tensor:
         return gradient * (self.max_gradient_norm / gradient.norm().clamp(min=self.max_gradient_norm))
