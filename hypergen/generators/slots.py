@@ -37,7 +37,7 @@ class Slot:
 
     Attributes:
         name: The parameter's name.
-        node: Index of the node that reads it.
+        node: Index of the node that reads it, or of the layer whose weight is computed from it.
         site: One of :data:`SITES`.
         shape: The parameter's own shape.
         rows: Output channels (of one group, where transposed); classes in the last layer; entries of a table; length of
@@ -76,7 +76,8 @@ def slots_of(graph: ComputationalGraph) -> tuple[Slot, ...]:
     incoming: list[list[int]] = [[] for _ in graph.nodes]
     for source, target in graph.edges.t().tolist():
         incoming[target].append(source)
-    weighted = [_is_weighted(node, graph) for node in graph.nodes]
+    users = _users(graph, incoming)
+    weighted = [users[i] == i and _is_weighted(node, graph) for i, node in enumerate(graph.nodes)]
     after_weight = [False] * len(graph.nodes)  # a weight lies upstream
     for i, sources in enumerate(incoming):
         after_weight[i] = any(weighted[s] or after_weight[s] for s in sources)
@@ -87,19 +88,41 @@ def slots_of(graph: ComputationalGraph) -> tuple[Slot, ...]:
                 before_weight[source] = True
     slots = []
     for i, node in enumerate(graph.nodes):
-        first, last = not after_weight[i], not before_weight[i]
+        user = users[i]
+        first, last = not after_weight[user], not before_weight[user]
         for role, name in node.parameters.items():
-            flattened = _flattened(graph, incoming, weighted, i) if node.op == "linear" else ()
-            slots.append(_slot(name, i, node, role, graph.parameter_shapes[name], first, last, flattened))
+            shape = graph.parameter_shapes[name]
+            if user != i:
+                role = "weight" if len(_long_axes(shape)) > 1 else "gain"
+            flattened = _flattened(graph, incoming, weighted, user, shape) if role == "weight" else ()
+            slots.append(_slot(name, user, graph.nodes[user], role, shape, first, last, flattened))
     return tuple(slots)
 
 
+def _users(graph: ComputationalGraph, incoming: list[list[int]]) -> list[int]:
+    """For each node the layer whose weight it computes from parameters alone, as weight norm does; else the node."""
+    users = list(range(len(graph.nodes)))
+    reads_data = [node.op == "input" for node in graph.nodes]
+    for i, sources in enumerate(incoming):
+        reads_data[i] |= any(reads_data[source] for source in sources)
+    for target in range(len(graph.nodes) - 1, -1, -1):
+        node = graph.nodes[target]
+        takes_weight = _is_layer(node) and "weight" not in node.parameters
+        for source in incoming[target]:
+            computes = not reads_data[source] and not _is_layer(graph.nodes[source])
+            if computes and graph.nodes[source].op != "embedding" and (takes_weight or users[target] != target):
+                users[source] = users[target]
+    return users
+
+
+def _is_layer(node: OpNode) -> bool:
+    """Whether the operation multiplies by a weight; a tied or computed one is not among its parameters."""
+    return node.op in ("linear", "addmm", "bilinear") or "conv" in node.op
+
+
 def _is_weighted(node: OpNode, graph: ComputationalGraph) -> bool:
-    """Whether the operation multiplies by a weight; a tied one may be the parameter of another node."""
-    if node.op in ("linear", "addmm", "bilinear") or "conv" in node.op:
-        return True
     shapes = [graph.parameter_shapes[name] for role, name in node.parameters.items() if "weight" in role]
-    return any(len(_long_axes(shape)) > 1 for shape in shapes)
+    return _is_layer(node) or any(len(_long_axes(shape)) > 1 for shape in shapes)
 
 
 def _long_axes(shape: Sequence[int]) -> list[int]:
@@ -107,22 +130,20 @@ def _long_axes(shape: Sequence[int]) -> list[int]:
 
 
 def _flattened(
-    graph: ComputationalGraph, incoming: list[list[int]], weighted: list[bool], node: int
+    graph: ComputationalGraph, incoming: list[list[int]], weighted: list[bool], node: int, shape: tuple[int, ...]
 ) -> tuple[int, tuple[int, ...]] | tuple[()]:
-    """Channels and grid of the image that was flattened into the input of this linear layer, if one was.
+    """Channels and grid of the image that was flattened into the input of a linear layer, if one was.
 
     The image is told by its size, because features are made of graphs without the operation that flattened it.
     """
-    weight = graph.parameter_shapes.get(graph.nodes[node].parameters.get("weight", ""), ())
-    if len(weight) != 2 or len(graph.nodes[node].shape) != 2:  # tokens keep their axes
-        return ()
-    width = weight[1]
+    if graph.nodes[node].op != "linear" or len(shape) != 2 or len(graph.nodes[node].shape) != 2:
+        return ()  # tokens keep their axes
     current = node
     while incoming[current]:
         current = incoming[current][0]
-        shape = graph.nodes[current].shape
-        if len(shape) > 2 and math.prod(shape[1:]) == width:
-            return (shape[1], tuple(shape[2:])) if shape[1] != width else ()  # one position is no image
+        image = graph.nodes[current].shape
+        if len(image) > 2 and math.prod(image[1:]) == shape[1]:
+            return (image[1], tuple(image[2:])) if image[1] != shape[1] else ()  # one position is no image
         if weighted[current]:
             return ()
     return ()
@@ -153,6 +174,8 @@ def _slot(
     if len(long_axes) > 1:  # a positional table, or a weight that the network keeps by itself
         return Slot(name, index, "table", shape, math.prod(long_axes[:-1]), long_axes[-1], fan_in=long_axes[-1])
     site = {"cat": "token", "add": "bias", "mul": "scale", "prelu": "slope"}.get(node.op, "token")
+    if role == "gain":  # of a weight that is computed
+        site = "scale"
     return Slot(name, index, site, shape, math.prod(shape))
 
 
