@@ -72,7 +72,9 @@ class GraphHypernetworkTraining(pl.LightningModule):
         predicted = self.generator(batch_graphs([target.features for target in targets], self.device))
         images, labels = self._tensors("train")
         losses, hits, gradients = [], 0.0, []
-        for target, flat, chosen in zip(targets, predicted, batch.images.to(self.device), strict=True):
+        for target, flat, chosen in zip(
+            targets, predicted, torch.from_numpy(batch.images).to(self.device), strict=True
+        ):
             loss, accuracy, gradient = target.gradient(
                 flat.detach(), self._noisy(images[chosen], batch.step, chosen), labels[chosen]
             )
@@ -83,8 +85,8 @@ class GraphHypernetworkTraining(pl.LightningModule):
         self.skipped += len(losses) - sum(finite)
         loss = sum(loss for loss, ok in zip(losses, finite, strict=True) if ok) / max(sum(finite), 1)
         shown: dict[str, Any] = {"train/accuracy": hits / len(targets), "train/skipped": float(self.skipped)}
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(targets))
-        self.log_dict(shown, prog_bar=True, batch_size=len(targets))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(targets), sync_dist=True)
+        self.log_dict(shown, prog_bar=True, batch_size=len(targets), sync_dist=True)
         weighted = [self._clipped(gradient) / len(targets) for gradient in gradients]
         return _WithGradients.apply(torch.tensor(loss, device=self.device), weighted, *predicted)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from hypergen.architectures import Architecture, ImageClassifierSpace, TrainingStream, load_split
+from hypergen.architectures import Architecture, ImageClassifierSpace, TrainingStream, load_split, load_split_space
 from hypergen.data import ImageDataModule
 from hypergen.generators.features import GraphFeatures, graph_features
 from hypergen.graph import trace
+from hypergen.training.checkpoints import ignore_signals
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,14 @@ class TracedArchitecture:
     architecture: Architecture
     features: GraphFeatures
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel from a loader worker as bytes: a shared-memory handle per tensor would exhaust the file handles."""
+        return _unpack, (pickle.dumps((self.architecture, self.features)),)
+
+
+def _unpack(packed: bytes) -> TracedArchitecture:
+    return TracedArchitecture(*pickle.loads(packed))
+
 
 @dataclass(frozen=True)
 class MetaBatch:
@@ -32,14 +42,15 @@ class MetaBatch:
     Attributes:
         step: The global step.
         numbers: The architecture of each network, as its number in the training stream.
-        images: Indices of the training images of each network, ``[networks, images_per_network]``, int64.
+        images: Indices of the training images of each network, ``[networks, images_per_network]``, int64; an array,
+            which travels from a loader worker without shared memory.
         traced: The architectures among them that this process has not been sent before.
         networks: Networks in this step over all processes.
     """
 
     step: int
     numbers: tuple[int, ...]
-    images: Tensor
+    images: np.ndarray
     traced: dict[int, TracedArchitecture]
     networks: int
 
@@ -49,8 +60,8 @@ def trace_architecture(architecture: Architecture) -> TracedArchitecture:
     with torch.device("meta"):
         network = architecture.build()
     config = architecture.config
-    size = config["image_size"]
-    inputs = torch.empty(1, config["channels"], size, size, device="meta")
+    channels, size = (int(config[key]) for key in ("channels", "image_size"))  # type: ignore[call-overload]
+    inputs = torch.empty(1, channels, size, size, device="meta")
     return TracedArchitecture(architecture, graph_features(trace(network, inputs)))
 
 
@@ -112,7 +123,7 @@ class MetaBatches(IterableDataset):
             sent.update(new)
             if (step - self.start) % count == own:
                 traced = {number: trace_architecture(self.stream[number]) for number in new}
-                yield MetaBatch(step, tuple(numbers.tolist()), torch.from_numpy(images), traced, self.networks)
+                yield MetaBatch(step, tuple(numbers.tolist()), images, traced, self.networks)
             step += 1
 
 
@@ -173,15 +184,29 @@ class MetaBatchDataModule(pl.LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             prefetch_factor=8 if self.num_workers else None,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_start_worker,
         )
 
     def val_dataloader(self) -> DataLoader:
-        """Traced validation architectures, one at a time."""
-        return DataLoader(
-            [trace_architecture(a) for a in load_split("validation")[: self.validation_architectures]], batch_size=None
-        )
+        """Traced validation architectures, one at a time: the shipped split where it was drawn from this space."""
+        if self.space.to_json() == load_split_space("validation").to_json():
+            architectures = load_split("validation")[: self.validation_architectures]
+        else:  # negative numbers are no training architectures
+            architectures = [self.space.sample(-1 - i) for i in range(self.validation_architectures)]
+        return DataLoader(_Listed([trace_architecture(a) for a in architectures]), batch_size=None)
 
 
-def _one_thread(worker: int) -> None:
+class _Listed(Dataset):
+    def __init__(self, items: list[TracedArchitecture]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> TracedArchitecture:
+        return self.items[index]
+
+
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    ignore_signals(worker)
