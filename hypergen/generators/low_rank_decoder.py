@@ -72,23 +72,29 @@ class LowRankDecoder(nn.Module):
         sites = [site for layout in batch.layouts for site in layout.sites]
         if not sites:
             return []
-        free = self.rank - self.steered_rank
-        core = F.pad(
-            (self.steering * self.steer(states)).view(-1, self.steered_rank, self.steered_rank), (0, free, 0, free)
-        )
-        diagonal = self.steering * self.diagonal(states) + float(self.shared)
-        core = (core + torch.diag_embed(diagonal)) * (scale / math.sqrt(self.rank))[:, None, None]
         sizes = [size for layout in batch.layouts for size in layout.sizes]
         tables = {site: self.row_tables[site] for site, _ in sites}
         periods = [len(tables[site]) for site, _ in sites]
         keys = [site for site, _ in sites]
-        left = self._gather(tables, keys, batch.joined("rows"), [rows for rows, _ in sizes], periods)
+        counts = [rows for rows, _ in sizes]
+        left = self._steered(self._gather(tables, keys, batch.joined("rows"), counts, periods), counts, states, scale)
         tables = {site: self._column_table(*site) for site in dict.fromkeys(sites)}
         periods = [len(tables[site]) for site in sites]
-        right = self._gather(tables, sites, batch.joined("columns"), [columns for _, columns in sizes], periods)
-        return [(u @ m) @ v.t() for u, m, v in zip(left, core.unbind(), right, strict=True)]
+        columns = [columns for _, columns in sizes]
+        right = self._gather(tables, sites, batch.joined("columns"), columns, periods).split(columns)
+        return [u @ v.t() for u, v in zip(left.split(counts), right, strict=True)]
 
-    def _gather(self, tables: dict, keys: list, index: Tensor, lengths: list[int], periods: list[int]) -> list[Tensor]:
+    def _steered(self, rows: Tensor, counts: list[int], states: Tensor, scale: Tensor) -> Tensor:
+        """``U (D + M(h))`` for the joined rows of all slots, without forming the matrix in brackets."""
+        k = self.steered_rank
+        scale = (scale / math.sqrt(self.rank))[:, None]
+        diagonal = (self.steering * self.diagonal(states) + float(self.shared)) * scale
+        core = (self.steering * self.steer(states) * scale).view(-1, k, k)
+        slot = torch.arange(len(counts), device=rows.device).repeat_interleave(torch.tensor(counts, device=rows.device))
+        steered = torch.cat([u @ m for u, m in zip(rows[:, :k].split(counts), core.unbind(), strict=True)])
+        return rows * diagonal.index_select(0, slot) + F.pad(steered, (0, self.rank - k))
+
+    def _gather(self, tables: dict, keys: list, index: Tensor, lengths: list[int], periods: list[int]) -> Tensor:
         """Rows of the joined tables for all slots at once: one gather instead of one per slot."""
         offsets, total = {}, 0
         for key, table in tables.items():
@@ -98,7 +104,7 @@ class LowRankDecoder(nn.Module):
         period = torch.tensor(periods, device=index.device).repeat_interleave(counts)
         offset = torch.tensor([offsets[key] for key in keys], device=index.device).repeat_interleave(counts)
         rows = torch.cat(list(tables.values())).index_select(0, index % period + offset)
-        return list(self._signed(rows, index // period).split(lengths))
+        return self._signed(rows, index // period)
 
     def _signed(self, rows: Tensor, repetition: Tensor) -> Tensor:
         """Give repeated table rows other signs: 1 at first, then a pseudo-random pattern per repetition."""
@@ -121,7 +127,8 @@ class LowRankDecoder(nn.Module):
             # The centre of an even kernel lies before its middle, as PyTorch pads it.
             top, left = side // 2 - (height - 1) // 2, side // 2 - (width - 1) // 2
             return table[:, top : top + height, left : left + width].reshape(-1, self.rank)
-        resized = F.interpolate(table.permute(0, 3, 1, 2), grid, mode="bilinear", align_corners=False)
+        stretched = max(grid) >= 3 * side  # so far that the positions at the edges would be the same
+        resized = F.interpolate(table.permute(0, 3, 1, 2), grid, mode="bilinear", align_corners=stretched)
         return resized.permute(0, 2, 3, 1).reshape(-1, self.rank)
 
     def _vectors(self, states: Tensor, batch: GraphBatch) -> Tensor:

@@ -118,6 +118,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
                 {"params": self.generator.tables(), "lr": self.table_learning_rate, "weight_decay": 0.0},
             ],
             betas=(0.9, 0.99),
+            fused=True,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
