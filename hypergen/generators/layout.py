@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,13 +35,14 @@ class Layout:
         matrices: Indices of the matrix slots.
         vectors: Indices of the vector slots.
         sites: Site and grid of each matrix slot.
-        rows: Row numbers of all matrix slots together, ``[total_rows]``.
+        rows: Row numbers of all matrix slots together, ``[total_rows]``. Where a node has several slots of one site
+            (queries, keys and values of an attention), they are counted on as if stacked.
         columns: Column numbers (``channel · positions + position``) of all matrix slots together, ``[total_columns]``.
         sizes: (rows, columns · positions) of each matrix slot.
         anchors: Where in the flat vector identities lie, ``[num_anchors]``.
         anchor_sources: ``matrix · KERNEL_GRID² + kernel position`` of each, ``[num_anchors]``.
         vector_sites: Site number of every value of the vector slots, ``[total_vector_values]``.
-        vector_rows: Index within its vector of each.
+        vector_rows: Index within its vector of each, counted on in the same way.
         vector_slots: Slot of each.
         names: Parameter names in the order of the flat vector.
         shapes: Their shapes.
@@ -80,13 +82,13 @@ def layout_of(slots: Sequence[Slot]) -> Layout:
     matrices = tuple(i for i, slot in enumerate(slots) if slot.is_matrix)
     vectors = tuple(i for i, slot in enumerate(slots) if not slot.is_matrix)
     sites, rows, columns, sizes, anchors, sources = [], [], [], [], [], []
-    offset = 0
+    offset, taken = 0, Counter[tuple[int, str]]()
     for number, slot in enumerate(slots[i] for i in matrices):
         grid = _flat_grid(slot.grid)
         width = slot.columns * slot.positions
         sites.append((slot.site, grid))
         sizes.append((slot.rows, width))
-        rows.append(torch.arange(slot.rows))
+        rows.append(_counted_on(slot, taken))
         columns.append(torch.arange(width))
         if slot.site in ANCHORED_SITES:
             places, positions = _identity(slot, grid)
@@ -105,13 +107,19 @@ def layout_of(slots: Sequence[Slot]) -> Layout:
         _joined(anchors),
         _joined(sources),
         _repeated([VECTOR_SITES.index(slots[i].site) for i in vectors], lengths),
-        _joined([torch.arange(length) for length in lengths]),
+        _joined([_counted_on(slots[i], taken) for i in vectors]),
         _repeated(vectors, lengths),
         tuple(slot.name for slot in ordered),
         tuple(slot.shape for slot in ordered),
         tuple(math.prod(slot.shape) for slot in ordered),
         frozenset(slot.name for slot in ordered if slot.transposed),
     )
+
+
+def _counted_on(slot: Slot, taken: Counter[tuple[int, str]]) -> Tensor:
+    start = taken[slot.node, slot.site]
+    taken[slot.node, slot.site] += slot.rows
+    return torch.arange(start, start + slot.rows)
 
 
 def _flat_grid(grid: tuple[int, ...]) -> Grid:
