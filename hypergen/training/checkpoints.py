@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -21,15 +22,18 @@ from hypergen.errors import CheckpointError
 LAST = "last.ckpt"
 INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_GRACE_SECONDS = 10
 
 
-def ignore_signals(worker: int) -> None:
-    """Let a loader worker live through the signals that its process stops on; for ``worker_init_fn``.
+def outlive_signals(worker: int) -> None:
+    """Let a loader worker outlive the signals that its process stops on by some seconds; for ``worker_init_fn``.
 
     Ctrl-C and ``timeout`` reach every process of a run, and a loader that loses a worker fails before it can be saved.
+    SIGTERM still ends the worker in the end: its process sends it on leaving, and waits.
     """
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):  # Windows has neither it nor process groups that share a signal
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -192,6 +196,8 @@ class LastCheckpoint(pl.Callback):
             failure = trainer.strategy.broadcast(self._save(trainer))
             if failure:
                 raise CheckpointError(failure)
+            for child in multiprocessing.active_children():  # loader workers, who outlive SIGTERM
+                child.kill()
             raise SystemExit(INTERRUPTED)
         if trainer.global_step % self.every_steps == 0:
             self._save_or_warn(trainer)

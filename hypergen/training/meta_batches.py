@@ -16,7 +16,7 @@ from hypergen.architectures import Architecture, ImageClassifierSpace, TrainingS
 from hypergen.data import ImageDataModule
 from hypergen.generators.features import GraphFeatures, graph_features
 from hypergen.graph import trace
-from hypergen.training.checkpoints import ignore_signals
+from hypergen.training.checkpoints import outlive_signals
 
 
 @dataclass(frozen=True)
@@ -209,4 +209,4 @@ class _Listed(Dataset):
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    ignore_signals(worker)
+    outlive_signals(worker)
