@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,7 +36,9 @@ class ConvDecoder(nn.Module):
         )
         self.vector = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 4 * side))
 
-    def forward(self, states: Tensor, batch: GraphBatch, scale: Tensor) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self, states: Tensor, batch: GraphBatch, scale: Tensor, out: Sequence[Tensor] | None = None
+    ) -> tuple[Sequence[Tensor], Tensor]:
         """Decode all slots of a batch; see :meth:`LowRankDecoder.forward`."""
         spread = self.spread(states[batch.matrices]).view(-1, self.grid**2, _SPREAD * self.side)
         blocks = self.mix(spread) * scale[:, None, None] * math.sqrt(self.side)
@@ -43,11 +46,12 @@ class ConvDecoder(nn.Module):
         sites = [site for layout in batch.layouts for site in layout.sites]
         sizes = [size for layout in batch.layouts for size in layout.sizes]
         matrices = []
-        for block, (_, grid), (rows, width) in zip(blocks.unbind(), sites, sizes, strict=True):
+        for i, (block, (_, grid), (rows, width)) in enumerate(zip(blocks.unbind(), sites, sizes, strict=True)):
             columns = width // math.prod(grid)
             tile = self._tile(block, grid)[:rows, :columns]
             repeats = (math.ceil(rows / len(tile)), math.ceil(columns / tile.shape[1]), 1)
-            matrices.append(tile.repeat(repeats)[:rows, :columns].reshape(rows, width))
+            matrix = tile.repeat(repeats)[:rows, :columns].reshape(rows, width)
+            matrices.append(matrix if out is None else out[i].copy_(matrix))
         slots = batch.joined("vector_slots", [len(layout.matrices) + len(layout.vectors) for layout in batch.layouts])
         values = self.vector(states)
         return matrices, values[slots, batch.joined("vector_rows") % values.shape[1]]

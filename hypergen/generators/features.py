@@ -140,9 +140,10 @@ class GraphBatch:
         """An index tensor of all layouts, each raised by the sum of the steps before it."""
         start, tensors = 0, []
         for i, layout in enumerate(self.layouts):
-            tensors.append(getattr(layout, name) + start)
+            values = getattr(layout, name)
+            tensors.append(values + start if start else values)
             start += step[i] if step else 0
-        return torch.cat(tensors).to(self.operations.device)
+        return (torch.cat(tensors) if i else values).to(self.operations.device)
 
 
 def batch_graphs(graphs: Sequence[GraphFeatures], device: torch.device | None = None) -> GraphBatch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hypergen.generators.conv_decoder import ConvDecoder
@@ -11,6 +12,7 @@ from hypergen.generators.features import GraphBatch, batch_graphs, graph_feature
 from hypergen.generators.gated_gnn import GatedGNN
 from hypergen.generators.generator import Generator
 from hypergen.generators.graphormer import Graphormer
+from hypergen.generators.layout import matrix_views
 from hypergen.generators.low_rank_decoder import LowRankDecoder
 from hypergen.generators.node_features import NodeFeatures
 from hypergen.generators.parametrization import Parametrization
@@ -97,8 +99,14 @@ class GraphHypernetwork(Generator):
             nodes = self.encoder(nodes, batch)
         states = self.state(nodes.flatten(0, 1)[batch.slot_nodes] + self.site(batch.slot_sites))
         seen = self.parametrization.encode(states)
-        matrices, vectors = self.decoder(seen, batch, self.parametrization.scale(batch))
-        return self.parametrization(matrices, vectors, states, batch)
+        flat = out = None
+        # Without gradients every value is written once, where it stays; an autograd graph needs tensors of its own, and
+        # under autocast products come in another type.
+        if not torch.is_grad_enabled() and not torch.is_autocast_enabled(states.device.type):
+            flat = states.new_empty(sum(layout.total for layout in batch.layouts))
+            out = matrix_views(batch.layouts, flat)
+        matrices, vectors = self.decoder(seen, batch, self.parametrization.scale(batch), out)
+        return self.parametrization(matrices, vectors, states, batch, flat)
 
     def tables(self) -> list[nn.Parameter]:
         """The parameters whose entries are of unit size, for which optimisers take larger steps."""

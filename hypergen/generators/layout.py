@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ class Layout:
         names: Parameter names in the order of the flat vector.
         shapes: Their shapes.
         lengths: Their numbers of values.
+        starts: Where the rows of each begin.
         transposed: Names whose matrix is stored columns first.
     """
 
@@ -64,7 +66,13 @@ class Layout:
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     lengths: tuple[int, ...]
+    starts: tuple[int, ...]
     transposed: frozenset[str]
+
+    @property
+    def total(self) -> int:
+        """Number of values."""
+        return sum(self.lengths)
 
     def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of the flat vector in the parameters' shapes; differentiable."""
@@ -81,21 +89,22 @@ def layout_of(slots: Sequence[Slot]) -> Layout:
     """Lay the values of ``slots`` out in one flat vector."""
     matrices = tuple(i for i, slot in enumerate(slots) if slot.is_matrix)
     vectors = tuple(i for i, slot in enumerate(slots) if not slot.is_matrix)
+    ordered = [slots[i] for i in (*matrices, *vectors)]
+    starts = _starts(ordered)
     sites, rows, columns, sizes, anchors, sources = [], [], [], [], [], []
-    offset, taken = 0, Counter[tuple[int, str]]()
+    offset = 0
     for number, slot in enumerate(slots[i] for i in matrices):
         grid = _flat_grid(slot.grid)
         width = slot.columns * slot.positions
         sites.append((slot.site, grid))
         sizes.append((slot.rows, width))
-        rows.append(_counted_on(slot, taken))
+        rows.append(torch.arange(starts[number], starts[number] + slot.rows))
         columns.append(torch.arange(width))
         if slot.site in ANCHORED_SITES:
-            places, positions = _identity(slot, grid)
+            places, positions = _identity(slot.rows, slot.columns, grid, slot.groups, slot.transposed)
             anchors.append(places + offset)
             sources.append(positions + number * KERNEL_GRID**2)
         offset += slot.rows * width
-    ordered = [slots[i] for i in (*matrices, *vectors)]
     lengths = [slots[i].rows for i in vectors]
     return Layout(
         matrices,
@@ -107,19 +116,32 @@ def layout_of(slots: Sequence[Slot]) -> Layout:
         _joined(anchors),
         _joined(sources),
         _repeated([VECTOR_SITES.index(slots[i].site) for i in vectors], lengths),
-        _joined([_counted_on(slots[i], taken) for i in vectors]),
+        _joined([torch.arange(start, start + n) for start, n in zip(starts[len(matrices) :], lengths, strict=True)]),
         _repeated(vectors, lengths),
         tuple(slot.name for slot in ordered),
         tuple(slot.shape for slot in ordered),
         tuple(math.prod(slot.shape) for slot in ordered),
+        starts,
         frozenset(slot.name for slot in ordered if slot.transposed),
     )
 
 
-def _counted_on(slot: Slot, taken: Counter[tuple[int, str]]) -> Tensor:
-    start = taken[slot.node, slot.site]
-    taken[slot.node, slot.site] += slot.rows
-    return torch.arange(start, start + slot.rows)
+def _starts(slots: Sequence[Slot]) -> tuple[int, ...]:
+    taken = Counter[tuple[int, str]]()
+    starts = []
+    for slot in slots:
+        starts.append(taken[slot.node, slot.site])
+        taken[slot.node, slot.site] += slot.rows
+    return tuple(starts)
+
+
+def matrix_views(layouts: Sequence[Layout], flat: Tensor) -> list[Tensor]:
+    """The matrices ``[rows, columns · positions]`` of all layouts as views of their flat values."""
+    views = []
+    for layout, values in zip(layouts, flat.split([layout.total for layout in layouts]), strict=True):
+        parts = values.split(layout.lengths)
+        views += [part.view(size) for part, size in zip(parts, layout.sizes, strict=False)]
+    return views
 
 
 def _flat_grid(grid: tuple[int, ...]) -> Grid:
@@ -135,29 +157,29 @@ def _repeated(values: Sequence[int], lengths: Sequence[int]) -> Tensor:
     return torch.tensor(values, dtype=torch.int64).repeat_interleave(torch.tensor(lengths, dtype=torch.int64))
 
 
-def _identity(slot: Slot, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Places of the rectangular identity in the slot's matrix, and the kernel position that each belongs to.
+@lru_cache(maxsize=1024)  # a network repeats its shapes, and architectures share them
+def _identity(rows: int, columns: int, grid: Grid, groups: int, transposed: bool) -> tuple[Tensor, Tensor]:
+    """Places of the rectangular identity in a slot's matrix, and the kernel position that each belongs to.
 
     Where rows are a multiple of columns (an expansion, joined queries, keys and values) the identity repeats. Each
     group of a grouped convolution has its own.
     """
     height, width = grid
     # Groups lie one after the other along the axis that is stored first.
-    rows = slot.rows if slot.transposed else slot.rows // slot.groups
-    columns = slot.columns // slot.groups if slot.transposed else slot.columns
-    row = torch.arange(rows)
-    column = row % columns if rows % columns == 0 else row
-    row, column = row[column < columns], column[column < columns]
-    group = torch.arange(slot.groups)[:, None]
-    row = (row + (0 if slot.transposed else rows) * group).flatten()
-    column = (column + (columns if slot.transposed else 0) * group).flatten()
+    own_rows, own_columns = (rows, columns // groups) if transposed else (rows // groups, columns)
+    row = torch.arange(own_rows)
+    column = row % own_columns if own_rows % own_columns == 0 else row
+    row, column = row[column < own_columns], column[column < own_columns]
+    group = torch.arange(groups)[:, None]
+    row = (row + (0 if transposed else own_rows) * group).flatten()
+    column = (column + (own_columns if transposed else 0) * group).flatten()
     # The learned kernel is laid over the centre of a larger one, and cropped to its centre for a smaller one.
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     ky = (y - (height - 1) // 2 + KERNEL_GRID // 2).flatten()
     kx = (x - (width - 1) // 2 + KERNEL_GRID // 2).flatten()
     inside = (ky >= 0) & (ky < KERNEL_GRID) & (kx >= 0) & (kx < KERNEL_GRID)
     positions = torch.arange(height * width)[inside]
-    places = ((row * slot.columns + column) * height * width)[:, None] + positions
+    places = ((row * columns + column) * height * width)[:, None] + positions
     sources = (ky * KERNEL_GRID + kx)[inside].expand(len(row), -1)
     return places.flatten(), sources.flatten()
 

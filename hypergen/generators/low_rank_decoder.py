@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,18 +59,24 @@ class LowRankDecoder(nn.Module):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, states: Tensor, batch: GraphBatch, scale: Tensor) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self, states: Tensor, batch: GraphBatch, scale: Tensor, out: Sequence[Tensor] | None = None
+    ) -> tuple[Sequence[Tensor], Tensor]:
         """Decode all slots of a batch.
 
         Args:
             states: Node state of every slot, ``[num_slots, hidden]``.
             batch: The graphs.
             scale: What each matrix is multiplied by, ``[num_matrices]``; free here, a pass over all values later.
+            out: Where the matrices are written, while gradients are off; new tensors by default.
 
         Returns:
             A matrix ``[rows, columns · positions]`` per matrix slot, and the values of all vector slots.
         """
-        return self._matrices(states[batch.matrices], batch, scale), self._vectors(states, batch)
+        if out is None:
+            return self._matrices(states[batch.matrices], batch, scale), self._vectors(states, batch)
+        self._write_matrices(states[batch.matrices], batch, scale, out)
+        return out, self._vectors_by_length(states, batch)
 
     def _matrices(self, states: Tensor, batch: GraphBatch, scale: Tensor) -> list[Tensor]:
         sites = [site for layout in batch.layouts for site in layout.sites]
@@ -87,12 +97,55 @@ class LowRankDecoder(nn.Module):
     def _steered(self, rows: Tensor, counts: list[int], states: Tensor, scale: Tensor) -> Tensor:
         """``U (D + M(h))`` for the joined rows of all slots, without forming the matrix in brackets."""
         k = self.steered_rank
-        scale = (scale / math.sqrt(self.rank))[:, None]
-        diagonal = (self.steering * self.diagonal(states) + float(self.shared)) * scale
-        core = (self.steering * self.steer(states) * scale).view(-1, k, k)
+        diagonal, core = self._core(states, scale)
         slot = torch.arange(len(counts), device=rows.device).repeat_interleave(torch.tensor(counts, device=rows.device))
         steered = torch.cat([u @ m for u, m in zip(rows[:, :k].split(counts), core.unbind(), strict=True)])
         return rows * diagonal.index_select(0, slot) + F.pad(steered, (0, self.rank - k))
+
+    def _core(self, states: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """``D`` and ``M(h)`` of each matrix: ``[num_matrices, rank]``, ``[num_matrices, steered rank, the same]``."""
+        scale = (scale / math.sqrt(self.rank))[:, None]
+        diagonal = (self.steering * self.diagonal(states) + float(self.shared)) * scale
+        return diagonal, (self.steering * self.steer(states) * scale).view(-1, self.steered_rank, self.steered_rank)
+
+    def _write_matrices(self, states: Tensor, batch: GraphBatch, scale: Tensor, out: Sequence[Tensor]) -> None:
+        """The same without gradients: each product straight into its place, from slices of tables."""
+        sites = [site for layout in batch.layouts for site in layout.sites]
+        sizes = [size for layout in batch.layouts for size in layout.sizes]
+        starts = [start for layout in batch.layouts for start in layout.starts[: len(layout.matrices)]]
+        tables: dict[Any, Tensor] = dict(self.row_tables.items())
+        left = self._slices(tables, [site for site, _ in sites], starts, [rows for rows, _ in sizes])
+        tables = {site: self._column_table(*site) for site in dict.fromkeys(sites)}
+        right = self._slices(tables, sites, [0] * len(sites), [columns for _, columns in sizes])
+        k = self.steered_rank
+        for u, d, m, v, place in zip(left, *self._core(states, scale), right, out, strict=True):
+            if len(u) > len(v):  # steer the shorter side
+                shorter = v * d
+                shorter[:, :k] += v[:, :k] @ m.t()
+                torch.mm(u, shorter.t(), out=place)
+            else:
+                shorter = u * d
+                shorter[:, :k] += u[:, :k] @ m
+                torch.mm(shorter, v.t(), out=place)
+
+    def _slices(
+        self,
+        tables: Mapping[Any, Tensor],
+        keys: Sequence[Hashable],
+        starts: Sequence[int],
+        lengths: Sequence[int],
+    ) -> list[Tensor]:
+        """Rows of each slot's table: views of the tables, repeated as far as the longest slot needs."""
+        ends = [start + length for start, length in zip(starts, lengths, strict=True)]
+        longest: dict[Hashable, int] = {}
+        for key, end in zip(keys, ends, strict=True):
+            longest[key] = max(end, longest.get(key, 0))
+        repeated = {key: self._repeated(tables[key], end) for key, end in longest.items()}
+        return [repeated[key][start:end] for key, start, end in zip(keys, starts, ends, strict=True)]
+
+    def _repeated(self, table: Tensor, length: int) -> Tensor:
+        repeats = math.ceil(length / len(table))
+        return table if repeats <= 1 else (table * _signs(repeats, self.rank).to(table)[:, None]).flatten(0, 1)
 
     def _gather(self, tables: dict, keys: list, index: Tensor, lengths: list[int], periods: list[int]) -> Tensor:
         """Rows of the joined tables for all slots at once: one gather instead of one per slot."""
@@ -110,10 +163,7 @@ class LowRankDecoder(nn.Module):
         """Give repeated table rows other signs: 1 at first, then a pseudo-random pattern per repetition."""
         if not len(repetition) or not (last := int(repetition.max())):
             return rows
-        generator = torch.Generator().manual_seed(self.rank)
-        signs = torch.randint(0, 2, (last + 1, self.rank), generator=generator).to(rows) * 2 - 1
-        signs[0] = 1
-        return rows * signs[repetition]
+        return rows * _signs(last + 1, self.rank).to(rows)[repetition]
 
     def _column_table(self, site: str, grid: Grid) -> Tensor:
         """The site's column table at another grid: ``[channels · positions, rank]``."""
@@ -138,6 +188,36 @@ class LowRankDecoder(nn.Module):
         rows = self.vector_table.index_select(0, batch.joined("vector_sites") * period + index % period)
         rows = self._signed(rows, index // period)
         return (rows * (self.steering * self.vector(states)).index_select(0, slots)).sum(1) / math.sqrt(self.rank)
+
+    def _vectors_by_length(self, states: Tensor, batch: GraphBatch) -> Tensor:
+        """The same without gradients: one product for all vectors of a site and a length, and no row per value."""
+        steered = self.steering * self.vector(states) / math.sqrt(self.rank)
+        sites = (batch.slot_sites - len(MATRIX_SITES)).tolist()
+        groups: dict[tuple[int, int, int], list[int]] = {}
+        order, offset = [], 0
+        for layout in batch.layouts:
+            spans = zip(layout.starts, layout.lengths, strict=True)
+            for slot, span in zip(layout.vectors, islice(spans, len(layout.matrices), None), strict=True):
+                groups.setdefault((sites[offset + slot], *span), []).append(offset + slot)
+                order.append(offset + slot)
+            offset += len(layout.names)
+        if not order:
+            return steered.new_empty(0)
+        tables = dict(enumerate(self.vector_table.split(2 * self.width)))
+        rows = self._slices(tables, *zip(*groups, strict=True))
+        values: dict[int, Tensor] = {}
+        for slots, table in zip(groups.values(), rows, strict=True):
+            values.update(zip(slots, (steered[slots] @ table.t()).unbind(), strict=True))
+        return torch.cat([values[slot] for slot in order])
+
+
+@lru_cache(maxsize=16)
+def _signs(repetitions: int, rank: int) -> Tensor:
+    """Signs of every repetition of a table's rows: 1 at first, then pseudo-random."""
+    generator = torch.Generator().manual_seed(rank)
+    signs = torch.randint(0, 2, (repetitions, rank), generator=generator).float() * 2 - 1
+    signs[0] = 1
+    return signs
 
 
 def _rows(site: str, width: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -71,28 +72,43 @@ class Parametrization(nn.Module):
         return self.gains[sites] * (gain / batch.fan_in).sqrt()
 
     def forward(
-        self, matrices: Sequence[Tensor], vectors: Tensor, states: Tensor, batch: GraphBatch
+        self,
+        matrices: Sequence[Tensor],
+        vectors: Tensor,
+        states: Tensor,
+        batch: GraphBatch,
+        flat: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """The flat parameter vector of every graph."""
+        """The flat parameter vector of every graph.
+
+        Args:
+            matrices: What the decoder says of each matrix slot.
+            vectors: What it says of all vector slots.
+            states: Node state of every slot.
+            batch: The graphs.
+            flat: The values of all graphs, of which ``matrices`` are views; then all is done in place.
+        """
         if self.kind == "unit_variance":
             target = self.scale(batch)
-            matrices = [m * (s / (_spread(m) + 1e-8)) for m, s in zip(matrices, target, strict=True)]
+            factors = ((m, s / (_spread(m) + 1e-8)) for m, s in zip(matrices, target, strict=True))
+            matrices = [torch.mul(m, s, out=None if flat is None else m) for m, s in factors]
         elif self.kind == "magnitude_invariant":
             base = (self.scale(batch) / self.gains[batch.slot_sites[batch.matrices]]).detach()
-            matrices = [m + s * self._noise(*m.shape) for m, s in zip(matrices, base, strict=True)]
-        flat = torch.cat([matrix.reshape(-1) for matrix in matrices] or [vectors[:0]])
+            terms = ((m, s * self._noise(*m.shape)) for m, s in zip(matrices, base, strict=True))
+            matrices = [torch.add(m, noise, out=None if flat is None else m) for m, noise in terms]
+        totals = [layout.total for layout in batch.layouts]
+        parts = self._vectors(vectors, batch).split([len(layout.vector_sites) for layout in batch.layouts])
+        if flat is None:
+            flat = _joined(matrices, parts, batch)
+        else:
+            for values, part in zip(flat.split(totals), parts, strict=True):
+                values[len(values) - len(part) :] = part
         if self.kind == "anchored":
             kernels = self.kernel(states[batch.matrices]).flatten()
             numbers = [len(layout.matrices) * KERNEL_GRID**2 for layout in batch.layouts]
             values = kernels[batch.joined("anchor_sources", numbers)]
-            totals = [_matrix_total(layout) for layout in batch.layouts]
-            places = batch.joined("anchors", totals)
-            flat = flat.index_add(0, places, values) if flat.requires_grad else flat.index_add_(0, places, values)
-        vectors = self._vectors(vectors, batch)
-        totals = [_matrix_total(layout) for layout in batch.layouts]
-        lengths = [len(layout.vector_sites) for layout in batch.layouts]
-        parts = zip(flat.split(totals), vectors.split(lengths), strict=True)
-        return tuple(torch.cat(part) for part in parts)
+            flat.index_add_(0, batch.joined("anchors", totals), values.to(flat.dtype))
+        return flat.split(totals)
 
     def _noise(self, rows: int, columns: int) -> Tensor:
         repeats = (math.ceil(rows / _NOISE), math.ceil(columns / _NOISE))
@@ -115,5 +131,10 @@ def _spread(matrix: Tensor) -> Tensor:
     return matrix.std() if matrix.numel() > 1 else matrix.abs()  # a single value has no standard deviation
 
 
-def _matrix_total(layout: object) -> int:
-    return sum(rows * columns for rows, columns in layout.sizes)  # type: ignore[attr-defined]
+def _joined(matrices: Sequence[Tensor], vectors: Sequence[Tensor], batch: GraphBatch) -> Tensor:
+    """The values of all graphs: the matrices and then the vectors of each."""
+    parts, remaining = [], iter(matrices)
+    for layout, part in zip(batch.layouts, vectors, strict=True):
+        parts += [matrix.reshape(-1) for matrix in islice(remaining, len(layout.matrices))]
+        parts.append(part)
+    return torch.cat(parts)
