@@ -136,13 +136,14 @@ def _flattened(
 
     The image is told by its size, because features are made of graphs without the operation that flattened it.
     """
-    if graph.nodes[node].op != "linear" or len(shape) != 2 or len(graph.nodes[node].shape) != 2:
+    output = graph.nodes[node].shape
+    if graph.nodes[node].op != "linear" or len(shape) != 2 or len(output) != 2:
         return ()  # tokens keep their axes
     current = node
     while incoming[current]:
         current = incoming[current][0]
         image = graph.nodes[current].shape
-        if len(image) > 2 and math.prod(image[1:]) == shape[1]:
+        if len(image) > 2 and image[0] == output[0] and math.prod(image[1:]) == shape[1]:
             return (image[1], tuple(image[2:])) if image[1] != shape[1] else ()  # one position is no image
         if weighted[current]:
             return ()
