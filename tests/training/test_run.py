@@ -93,7 +93,10 @@ def test_a_fork_can_train_here():
     assert _fork_can_train()
 
 
-def test_sigint_to_a_run_of_two_processes(tmp_path):
+@pytest.mark.parametrize(
+    "number, send", [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.killpg), (signal.SIGTERM, os.kill)]
+)
+def test_a_signal_to_a_run_of_two_processes(tmp_path, number, send):
     options = ["debug=fast", "evaluate=false", "training.steps=100000", "trainer.val_check_interval=100000"]
     options += ["meta_batches.num_workers=1", "callbacks.progress.seconds_between_lines=0.1", f"output={tmp_path}"]
     command = [sys.executable, str(ROOT / "train.py"), *options, f"hydra.run.dir={tmp_path}"]
@@ -110,7 +113,7 @@ def test_sigint_to_a_run_of_two_processes(tmp_path):
             assert line, seen
             seen += line
         begun = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)
+        send(process.pid, number)
         seen += process.communicate(timeout=60)[0]
     finally:
         if process.poll() is None:
