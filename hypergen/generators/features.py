@@ -162,14 +162,14 @@ def batch_graphs(graphs: Sequence[GraphFeatures], device: torch.device | None = 
         matrices += [start + slot for slot in g.layout.matrices]
         fan_in += [g.slots[slot].fan_in for slot in g.layout.matrices]
         start += len(g.slots)
-    tensors = (
-        operations,
-        attributes,
-        distances,
-        mask,
-        torch.cat([g.slot_nodes + i * size for i, g in enumerate(graphs)]),
-        torch.cat([g.slot_sites for g in graphs]),
-        torch.tensor(matrices, dtype=torch.int64),
-        torch.tensor(fan_in, dtype=torch.float32),
+    return GraphBatch(
+        operations.to(device),
+        attributes.to(device),
+        distances.to(device),
+        mask.to(device),
+        torch.cat([g.slot_nodes + i * size for i, g in enumerate(graphs)]).to(device),
+        torch.cat([g.slot_sites for g in graphs]).to(device),
+        torch.tensor(matrices, dtype=torch.int64, device=device),
+        torch.tensor(fan_in, dtype=torch.float32, device=device),
+        tuple(g.layout for g in graphs),
     )
-    return GraphBatch(*(tensor.to(device) for tensor in tensors), tuple(g.layout for g in graphs))

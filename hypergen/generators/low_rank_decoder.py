@@ -88,10 +88,10 @@ class LowRankDecoder(nn.Module):
         keys = [site for site, _ in sites]
         counts = [rows for rows, _ in sizes]
         left = self._steered(self._gather(tables, keys, batch.joined("rows"), counts, periods), counts, states, scale)
-        tables = {site: self._column_table(*site) for site in dict.fromkeys(sites)}
-        periods = [len(tables[site]) for site in sites]
+        resized = {site: self._column_table(*site) for site in dict.fromkeys(sites)}
+        periods = [len(resized[site]) for site in sites]
         columns = [columns for _, columns in sizes]
-        right = self._gather(tables, sites, batch.joined("columns"), columns, periods).split(columns)
+        right = self._gather(resized, sites, batch.joined("columns"), columns, periods).split(columns)
         return [u @ v.t() for u, v in zip(left.split(counts), right, strict=True)]
 
     def _steered(self, rows: Tensor, counts: list[int], states: Tensor, scale: Tensor) -> Tensor:

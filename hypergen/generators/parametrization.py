@@ -36,6 +36,8 @@ class Parametrization(nn.Module):
         states: ``[num_slots, hidden]``; returns the flat values of all graphs, one tensor per graph.
     """
 
+    noise: Tensor
+
     def __init__(
         self, kind: str = "anchored", hidden: int = 128, anchor: float = 1.0, deviation: float = 0.1, width: int = 64
     ) -> None:
@@ -94,7 +96,7 @@ class Parametrization(nn.Module):
             matrices = [torch.mul(m, s, out=None if flat is None else m) for m, s in factors]
         elif self.kind == "magnitude_invariant":
             base = (self.scale(batch) / self.gains[batch.slot_sites[batch.matrices]]).detach()
-            terms = ((m, s * self._noise(*m.shape)) for m, s in zip(matrices, base, strict=True))
+            terms = ((m, s * self._base(*m.shape)) for m, s in zip(matrices, base, strict=True))
             matrices = [torch.add(m, noise, out=None if flat is None else m) for m, noise in terms]
         totals = [layout.total for layout in batch.layouts]
         parts = self._vectors(vectors, batch).split([len(layout.vector_sites) for layout in batch.layouts])
@@ -110,7 +112,7 @@ class Parametrization(nn.Module):
             flat.index_add_(0, batch.joined("anchors", totals), values.to(flat.dtype))
         return flat.split(totals)
 
-    def _noise(self, rows: int, columns: int) -> Tensor:
+    def _base(self, rows: int, columns: int) -> Tensor:
         repeats = (math.ceil(rows / _NOISE), math.ceil(columns / _NOISE))
         return self.noise.repeat(repeats)[:rows, :columns]
 

@@ -60,7 +60,8 @@ def trace_architecture(architecture: Architecture) -> TracedArchitecture:
     with torch.device("meta"):
         network = architecture.build()
     config = architecture.config
-    channels, size = (int(config[key]) for key in ("channels", "image_size"))  # type: ignore[call-overload]
+    channels: Any = config["channels"]
+    size: Any = config["image_size"]
     inputs = torch.empty(1, channels, size, size, device="meta")
     return TracedArchitecture(architecture, graph_features(trace(network, inputs)))
 
