@@ -142,12 +142,16 @@ class _Target:
             if isinstance(module, nn.Dropout):
                 module.eval()
         self.features = features
+        names = [name for name, _ in self.module.named_parameters(remove_duplicate=False)]
+        self.tied = len(names) != len(list(self.module.parameters()))
         # Training mode uses the statistics of the batch; the running ones are written and never read.
         self.buffers = {name: torch.zeros_like(b, device=device) for name, b in self.module.named_buffers()}
 
     def logits(self, flat: Tensor, images: Tensor) -> Tensor:
         parameters = self.features.layout.unflatten(flat)
-        return torch.func.functional_call(self.module, {**parameters, **self.buffers}, (images,))
+        values = {**parameters, **self.buffers}
+        # Looking for tied weights at each call takes a tenth of it.
+        return torch.func.functional_call(self.module, values, (images,), tie_weights=self.tied)
 
     def gradient(self, flat: Tensor, images: Tensor, labels: Tensor) -> tuple[float, float, Tensor]:
         """Loss, accuracy, and the gradient of the loss with respect to the parameters, weighted by the loss."""
