@@ -84,9 +84,9 @@ class GraphHypernetworkTraining(pl.LightningModule):
         finite = [math.isfinite(loss) for loss in losses]
         self.skipped += len(losses) - sum(finite)
         loss = sum(loss for loss, ok in zip(losses, finite, strict=True) if ok) / max(sum(finite), 1)
-        shown: dict[str, Any] = {"train/accuracy": hits / len(targets), "train/skipped": float(self.skipped)}
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(targets), sync_dist=True)
+        shown: dict[str, Any] = {"train/loss": loss, "train/accuracy": hits / len(targets)}
         self.log_dict(shown, prog_bar=True, batch_size=len(targets), sync_dist=True)
+        self.log("train/skipped", float(self.skipped), prog_bar=True, reduce_fx="sum", sync_dist=True)
         weighted = [self._clipped(gradient) / len(targets) for gradient in gradients]
         return _WithGradients.apply(torch.tensor(loss, device=self.device), weighted, *predicted)
 
