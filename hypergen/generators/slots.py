@@ -167,8 +167,9 @@ def _slot(
         return Slot(name, index, site, shape, math.prod(shape))
     if "bias" in role:
         return Slot(name, index, "last_bias" if last else "bias", shape, math.prod(shape))
-    if node.op == "embedding" and len(shape) == 2:
-        return Slot(name, index, "table", shape, shape[0], shape[1])
+    if node.op in ("embedding", "embedding_bag") and len(shape) == 2:
+        # An entry is of the size of a weight that sums over it, as the tied head of a language model does.
+        return Slot(name, index, "table", shape, shape[0], shape[1], fan_in=shape[1])
     if "weight" in role and len(shape) > 1 and (len(_long_axes(shape)) > 1 or len(shape) == 2 or "conv" in node.op):
         return _weight_slot(name, index, node, shape, first, last, flattened)
     long_axes = _long_axes(shape)

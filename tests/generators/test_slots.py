@@ -182,8 +182,8 @@ class Tokens(nn.Module):
 
 def test_tables_tokens_scales_and_slopes():
     slots = described(Tokens(), torch.zeros(1, 3, dtype=torch.int64))
-    assert matrix(slots["words.weight"])[:4] == ("table", 11, 6, ())
-    assert matrix(slots["positions"])[:4] == ("table", 4, 6, ())
+    assert matrix(slots["words.weight"]) == ("table", 11, 6, (), 6)
+    assert matrix(slots["positions"]) == ("table", 4, 6, (), 6)
     assert vector(slots["token"]) == ("token", 6)
     assert vector(slots["gamma"]) == ("scale", 6)
     assert vector(slots["beta"]) == ("bias", 6)
@@ -209,6 +209,19 @@ def test_norms(norm, shape, size):
     expected = {"weight": ("scale", size), "bias": ("shift", size)}
     assert {name: vector(slot) for name, slot in slots.items()} == {name: expected[name] for name in slots}
     assert len(slots) == len(list(norm.parameters()))
+
+
+def test_bags_of_embeddings_are_tables():
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.head = nn.EmbeddingBag(9, 4), nn.Linear(4, 2)
+
+        def forward(self, numbers):
+            return self.head(self.words(numbers))
+
+    slots = described(Bag(), torch.zeros(1, 3, dtype=torch.int64))
+    assert matrix(slots["words.weight"]) == ("table", 9, 4, (), 4)
 
 
 def test_a_hidden_layer_under_a_tied_head_is_not_the_last():
