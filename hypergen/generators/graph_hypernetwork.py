@@ -50,7 +50,7 @@ class GraphHypernetwork(Generator):
         deviation: Initial scale of what is added to the identity, or to independent base weights.
 
     Raises:
-        ValueError: An unknown part; the message names the known ones.
+        ValueError: An unknown part; the message names the known ones. Or heads that don't divide the width.
     """
 
     def __init__(

@@ -23,6 +23,8 @@ class Graphormer(nn.Module):
 
     def __init__(self, hidden: int = 64, layers: int = 3, heads: int = 8) -> None:
         super().__init__()
+        if hidden % heads:
+            raise ValueError(f"heads={heads} doesn't divide hidden={hidden}")
         # On an acyclic graph only one of d(i, j), d(j, i) exists: one table holds all pairs, and the network that
         # turns distances into biases runs on its rows and not on every pair of nodes.
         self.distance = nn.Embedding(2 * PATH_CUTOFF + 2, hidden)

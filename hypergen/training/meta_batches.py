@@ -107,7 +107,7 @@ class MetaBatches(IterableDataset):
         self.start, self.rank, self.world_size = start, rank, world_size
 
     def draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers ``[networks]`` and image indices ``[networks, images_per_network]`` of a step, for all processes."""
+        """This process's share of a step: numbers ``[networks]``, image indices ``[networks, images_per_network]``."""
         rng = np.random.default_rng((self.seed, step))
         numbers = rng.integers(self.pool, size=self.networks)
         images = rng.integers(self.num_images, size=(self.networks, self.images_per_network))

@@ -420,6 +420,11 @@ def test_unknown_parts_are_refused_with_the_known_ones(part):
         GraphHypernetwork(**{part: "other"})
 
 
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ValueError, match="heads=3 doesn't divide hidden=16"):
+        make_generator(**{**SMALL, "heads": 3})
+
+
 def test_tables_are_parameters_of_the_generator(generator):
     tables = {id(p) for p in generator.tables()}
     assert tables and tables < {id(p) for p in generator.parameters()}
