@@ -122,7 +122,8 @@ class GraphHypernetwork(Generator):
         if not features.slots:
             return {}
         (flat,) = self(batch_graphs([features], self.site.weight.device))
-        return features.layout.unflatten(flat)
+        # Weights that are stored columns first come out as transposed views, which safetensors won't write.
+        return {name: values.contiguous() for name, values in features.layout.unflatten(flat).items()}
 
 
 def _known(part: str, name: str, names: tuple[str, ...]) -> None:
