@@ -2,13 +2,10 @@ import copy
 import json
 import os
 import pickle
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -198,20 +195,7 @@ def test_saving_replaces_the_generator_and_keeps_other_files(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
-@contextmanager
-def full_disk(limit: int = 1000):
-    """Writing more than ``limit`` bytes into a file fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_full_disk_leaves_the_old_generator(tmp_path):
+def test_full_disk_leaves_the_old_generator(tmp_path, full_disk):
     ScaledNoise(1.0).save_pretrained(tmp_path / "toy")
     before = {file.name: file.read_bytes() for file in (tmp_path / "toy").iterdir()}
     with full_disk(), pytest.raises(CheckpointError, match="still usable"):

@@ -1,5 +1,4 @@
 import os
-import resource
 import signal
 
 import pytest
@@ -43,15 +42,6 @@ def fit(folder, *added, steps=4, module=None):
     return module
 
 
-@pytest.fixture
-def full_disk():
-    """No file may grow beyond a kilobyte, which fails as a full disk does: in the middle of writing."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 def test_a_checkpoint_holds_tensors_and_plain_values_only(tmp_path):
     module = fit(tmp_path, LastCheckpoint(tmp_path, every_steps=3))
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -61,19 +51,18 @@ def test_a_checkpoint_holds_tensors_and_plain_values_only(tmp_path):
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, request):
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, full_disk):
     io = AtomicCheckpointIO()
     io.save_checkpoint({"global_step": 7, "value": torch.ones(3)}, tmp_path / "last.ckpt")
     before = (tmp_path / "last.ckpt").read_bytes()
-    request.getfixturevalue("full_disk")
-    with pytest.raises(CheckpointError, match=r"could not be saved.*\(step 7\) is still usable"):
+    with full_disk(), pytest.raises(CheckpointError, match=r"could not be saved.*\(step 7\) is still usable"):
         io.save_checkpoint({"value": torch.ones(10_000)}, tmp_path / "last.ckpt")
     assert (tmp_path / "last.ckpt").read_bytes() == before
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
 def test_training_goes_on_when_a_checkpoint_cannot_be_saved(tmp_path, full_disk):
-    with pytest.warns(UserWarning, match="could not be saved.*Training goes on"):
+    with full_disk(), pytest.warns(UserWarning, match="could not be saved.*Training goes on"):
         module = fit(tmp_path, LastCheckpoint(tmp_path, every_steps=2))
     assert module.trainer.global_step == 4
     assert not list(tmp_path.iterdir())
@@ -85,7 +74,7 @@ def test_an_interruption_that_cannot_be_saved_says_so(tmp_path, full_disk):
             os.kill(os.getpid(), signal.SIGINT)
 
     last = LastCheckpoint(tmp_path)
-    with pytest.raises(CheckpointError, match="could not be saved"), last.listening():
+    with full_disk(), pytest.raises(CheckpointError, match="could not be saved"), last.listening():
         fit(tmp_path, Interrupt(), last)
 
 
