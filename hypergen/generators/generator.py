@@ -20,6 +20,7 @@ from hypergen.generators.model_card import model_card
 from hypergen.generators.registry import generator_class
 from hypergen.graph import ComputationalGraph, trace
 from hypergen.parameters import Parameters, check_parameters, expected_shapes
+from hypergen.parameters.check import is_finite
 
 _SHOWN = 10
 
@@ -216,9 +217,10 @@ def _refuse_unpredictable(model: nn.Module) -> None:
             f"{type(model).__name__} has no parameters, so there is nothing to generate. Pass the network itself, "
             "after its layers are made."
         )
+    named = list(model.named_parameters())
     for kind, wrong in (
-        ("complex", [name for name, p in model.named_parameters() if p.is_complex()]),
-        ("integer", [name for name, p in model.named_parameters() if not (p.is_complex() or p.is_floating_point())]),
+        ("complex", [name for name, p in named if p.is_complex()]),
+        ("integer", [name for name, p in named if not (p.is_complex() or p.is_floating_point())]),
     ):
         if wrong:
             raise ParameterError(
@@ -239,7 +241,7 @@ def _check_against_graph(graph: ComputationalGraph, parameters: Mapping[str, Ten
             problems.append(f"{name}: not a parameter of the graph")
         elif tuple(value.shape) != tuple(shape):
             problems.append(f"{name}: shape {list(value.shape)}, expected {list(shape)}")
-        elif not bool(torch.isfinite(value.detach()).all()):
+        elif not is_finite(value):
             problems.append(f"{name}: not finite")
     if problems:
         shown = "\n  ".join(problems[:_SHOWN])

@@ -30,13 +30,19 @@ def expected_shapes(model: nn.Module) -> dict[str, torch.Size]:
     Raises:
         ParameterError: A parameter of a lazy module has no shape yet.
     """
-    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    return {name: parameter.shape for name, parameter in _targets(model).items()}
+
+
+def _targets(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The named parameters. To find them takes as long as to check them, so each caller walks the model once."""
+    targets = dict(model.named_parameters())
+    lazy = [name for name, parameter in targets.items() if is_lazy(parameter)]
     if lazy:
         raise ParameterError(
             f"{type(model).__name__} has lazy modules, whose parameters have no shape yet: {_listed(lazy)}. "
             "Run one forward pass of the model first."
         )
-    return {name: parameter.shape for name, parameter in model.named_parameters()}
+    return targets
 
 
 def check_parameters(
@@ -54,8 +60,7 @@ def check_parameters(
         ParameterError: Something does not fit. The message names every entry that is missing, unknown, of the wrong
             shape, of the wrong kind of number, or not finite (the first ten, then a count), or the lazy modules.
     """
-    expected_shapes(model)  # Refuses lazy modules.
-    targets = dict(model.named_parameters())
+    targets = _targets(model)
     problems = []
     for name, target in targets.items():
         if name in parameters:
@@ -91,9 +96,9 @@ def _problem(value: Any, target: Tensor, finite: bool) -> str | None:
         return None
     if value.is_meta:
         return "on the meta device, expected values"
-    if not _is_finite(value):
+    if not is_finite(value):
         return "not finite"
-    if value.dtype != target.dtype and not _is_finite(value.detach().to(target.dtype)):
+    if value.dtype != target.dtype and not is_finite(value.detach().to(target.dtype)):
         return f"not finite in the model's {target.dtype}"
     return None
 
@@ -104,7 +109,8 @@ def _kind(dtype: torch.dtype) -> str:
     return "floating point" if dtype.is_floating_point else "integer"
 
 
-def _is_finite(value: Tensor) -> bool:
+def is_finite(value: Tensor) -> bool:
+    """Whether every value is finite."""
     value = value.detach()
     if value.dtype.is_complex or not value.dtype.is_floating_point:
         return bool(torch.isfinite(value).all())

@@ -104,7 +104,6 @@ def test_parameters_share_one_allocation_without_gradients(generator):
     assert shared[0].nbytes() == 4 * sum(value.numel() for value in parameters.values())
 
 
-
 def test_autocast_predicts_without_gradients(generator):
     build, inputs = TARGETS["image"]
     with torch.no_grad():
