@@ -49,7 +49,8 @@ class Layout:
         shapes: Their shapes.
         lengths: Their numbers of values.
         starts: Where the rows of each begin.
-        transposed: Names whose matrix is stored columns first.
+        columns_first: Whether the values of each matrix lie column by column, as in its parameter.
+        transposed: Names of parameters with columns first whose kernels keep their values from lying so.
     """
 
     matrices: tuple[int, ...]
@@ -67,6 +68,7 @@ class Layout:
     shapes: tuple[tuple[int, ...], ...]
     lengths: tuple[int, ...]
     starts: tuple[int, ...]
+    columns_first: tuple[bool, ...]
     transposed: frozenset[str]
 
     @property
@@ -122,7 +124,8 @@ def layout_of(slots: Sequence[Slot]) -> Layout:
         tuple(slot.shape for slot in ordered),
         tuple(math.prod(slot.shape) for slot in ordered),
         starts,
-        frozenset(slot.name for slot in ordered if slot.transposed),
+        tuple(_columns_first(slot) for slot in ordered[: len(matrices)]),
+        frozenset(slot.name for slot in ordered if slot.transposed and not _columns_first(slot)),
     )
 
 
@@ -137,11 +140,16 @@ def _starts(slots: Sequence[Slot]) -> tuple[int, ...]:
 
 def matrix_views(layouts: Sequence[Layout], flat: Tensor) -> list[Tensor]:
     """The matrices ``[rows, columns · positions]`` of all layouts as views of their flat values."""
-    views = []
+    views: list[Tensor] = []
     for layout, values in zip(layouts, flat.split([layout.total for layout in layouts]), strict=True):
         parts = values.split(layout.lengths)
-        views += [part.view(size) for part, size in zip(parts, layout.sizes, strict=False)]
+        for part, (rows, columns), flipped in zip(parts, layout.sizes, layout.columns_first, strict=False):
+            views.append(part.view(columns, rows).t() if flipped else part.view(rows, columns))
     return views
+
+
+def _columns_first(slot: Slot) -> bool:
+    return slot.transposed and slot.positions == 1
 
 
 def _flat_grid(grid: tuple[int, ...]) -> Grid:
@@ -179,7 +187,8 @@ def _identity(rows: int, columns: int, grid: Grid, groups: int, transposed: bool
     kx = (x - (width - 1) // 2 + KERNEL_GRID // 2).flatten()
     inside = (ky >= 0) & (ky < KERNEL_GRID) & (kx >= 0) & (kx < KERNEL_GRID)
     positions = torch.arange(height * width)[inside]
-    places = ((row * columns + column) * height * width)[:, None] + positions
+    first = column * rows + row if transposed and height * width == 1 else (row * columns + column) * height * width
+    places = first[:, None] + positions
     sources = (ky * KERNEL_GRID + kx)[inside].expand(len(row), -1)
     return places.flatten(), sources.flatten()
 

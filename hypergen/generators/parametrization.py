@@ -137,6 +137,7 @@ def _joined(matrices: Sequence[Tensor], vectors: Sequence[Tensor], batch: GraphB
     """The values of all graphs: the matrices and then the vectors of each."""
     parts, remaining = [], iter(matrices)
     for layout, part in zip(batch.layouts, vectors, strict=True):
-        parts += [matrix.reshape(-1) for matrix in islice(remaining, len(layout.matrices))]
+        for matrix, flipped in zip(islice(remaining, len(layout.matrices)), layout.columns_first, strict=True):
+            parts.append((matrix.t() if flipped else matrix).reshape(-1))
         parts.append(part)
     return torch.cat(parts)

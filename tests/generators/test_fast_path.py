@@ -15,17 +15,19 @@ SMALL = {"encoder": "none", "hidden": 16, "reach": 2, "rank": 12, "steered_rank"
 
 
 class Tokens(nn.Module):
-    """Rows far beyond the end of a table, a table without an operation of its own, slots that share node and site."""
+    """Rows far beyond a table's end, a table of its own, slots that share node and site, a matrix stored by columns."""
 
     def __init__(self):
         super().__init__()
         self.words, self.position = nn.Embedding(700, 10), nn.Parameter(torch.zeros(1, 5, 10))
         self.separate = nn.MultiheadAttention(10, 2, kdim=10, vdim=6, batch_first=True)
-        self.values, self.head = nn.Linear(10, 6), nn.Linear(10, 300)
+        self.values, self.head = nn.Linear(10, 6), nn.Linear(30, 300)
+        self.weight, self.bias = nn.Parameter(torch.zeros(10, 30)), nn.Parameter(torch.zeros(30))
 
     def forward(self, tokens):
         x = self.words(tokens) + self.position
-        return self.head(self.separate(x, x, self.values(x))[0])
+        x = self.separate(x, x, self.values(x))[0]
+        return self.head(torch.addmm(self.bias, x.view(-1, 10), self.weight))
 
 
 class Image(nn.Module):
@@ -37,6 +39,7 @@ class Image(nn.Module):
             nn.Conv2d(3, 6, 7),
             nn.BatchNorm2d(6),
             nn.ConvTranspose2d(6, 9, 3, groups=3),
+            nn.ConvTranspose2d(9, 9, 1, groups=3),
             nn.Conv2d(9, 9, 2, groups=9),
             nn.Conv2d(9, 90, 3, groups=3),
             nn.GroupNorm(2, 90),
