@@ -253,6 +253,7 @@ class Recorder(TorchFunctionMode):
 
 
 _FACTORIES = _device_constructors()
+_PLAIN = frozenset((bool, int, float, str, torch.dtype, torch.device, torch.Size))
 _MOVES = frozenset(("cpu", "cuda", "xpu", "mps"))
 _MAX_ELEMENTS_COMPARED = 2**22
 
@@ -285,6 +286,8 @@ def tensors_in(values: Iterable[Any]) -> list[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             tensors.append(value)
+        elif value is None or type(value) in _PLAIN:
+            continue  # most arguments; to find out that they are no mappings takes long
         elif isinstance(value, (tuple, list)):
             tensors += tensors_in(value)
         elif isinstance(value, Mapping):
