@@ -74,6 +74,7 @@ def _attributes(graph: ComputationalGraph, slots: Sequence[Slot]) -> Tensor:
     for source, target in graph.edges.t().tolist():
         outdegree[source] += 1
         indegree[target] += 1
+    depth, parameters = math.log2(count) / 6 - 1, math.log2(1 + len(slots)) / 3 - 1
     rows = []
     for i, node in enumerate(graph.nodes):
         slot = largest.get(i)
@@ -85,7 +86,7 @@ def _attributes(graph: ComputationalGraph, slots: Sequence[Slot]) -> Tensor:
         rows.append(
             [
                 i / max(count - 1, 1),
-                math.log2(count) / 6 - 1,
+                depth,
                 math.log2(max(channels, 1)) / 4 - 1,
                 math.log2(max(positions, 1)) / 4,
                 math.log2(max(slot.rows, 1)) / 4 - 1 if slot else 0.0,
@@ -99,13 +100,15 @@ def _attributes(graph: ComputationalGraph, slots: Sequence[Slot]) -> Tensor:
                 indegree[i] / 2 - 0.5,
                 outdegree[i] / 2 - 0.5,
                 len(shape) / 2 - 1,
-                math.log2(1 + len(slots)) / 3 - 1,
+                parameters,
             ]
         )
     return torch.tensor(rows, dtype=torch.float32)
 
 
 def _pair(value: object) -> tuple[int, ...]:
+    if value is None:  # most nodes have none
+        return (1,)
     values = value if isinstance(value, (tuple, list)) else (value,)
     return tuple(v if isinstance(v, int) and v > 0 else 1 for v in values) or (1,)
 

@@ -190,25 +190,28 @@ class LowRankDecoder(nn.Module):
         return (rows * (self.steering * self.vector(states)).index_select(0, slots)).sum(1) / math.sqrt(self.rank)
 
     def _vectors_by_length(self, states: Tensor, batch: GraphBatch) -> Tensor:
-        """The same without gradients: one product for all vectors of a site and a length, and no row per value."""
+        """The same without gradients: one product for all vectors of a site and about a length, no row per value."""
         steered = self.steering * self.vector(states) / math.sqrt(self.rank)
         sites = (batch.slot_sites - len(MATRIX_SITES)).tolist()
         groups: dict[tuple[int, int, int], list[int]] = {}
-        order, offset = [], 0
+        lengths: dict[int, int] = {}
+        offset = 0
         for layout in batch.layouts:
             spans = zip(layout.starts, layout.lengths, strict=True)
-            for slot, span in zip(layout.vectors, islice(spans, len(layout.matrices), None), strict=True):
-                groups.setdefault((sites[offset + slot], *span), []).append(offset + slot)
-                order.append(offset + slot)
+            for slot, (start, length) in zip(layout.vectors, islice(spans, len(layout.matrices), None), strict=True):
+                # Rounded up to powers of two: fewer products, of which at most half is thrown away.
+                groups.setdefault((sites[offset + slot], start, length.bit_length()), []).append(offset + slot)
+                lengths[offset + slot] = length
             offset += len(layout.names)
-        if not order:
+        if not lengths:
             return steered.new_empty(0)
         tables = dict(enumerate(self.vector_table.split(2 * self.width)))
-        rows = self._slices(tables, *zip(*groups, strict=True))
+        longest = [max(lengths[slot] for slot in slots) for slots in groups.values()]
+        rows = self._slices(tables, [site for site, _, _ in groups], [start for _, start, _ in groups], longest)
         values: dict[int, Tensor] = {}
         for slots, table in zip(groups.values(), rows, strict=True):
             values.update(zip(slots, (steered[slots] @ table.t()).unbind(), strict=True))
-        return torch.cat([values[slot] for slot in order])
+        return torch.cat([values[slot][:length] for slot, length in lengths.items()])
 
 
 @lru_cache(maxsize=16)
