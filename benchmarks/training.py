@@ -126,6 +126,7 @@ def _configured(steps: int) -> tuple[Any, Any, Any]:
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
+    import train  # noqa: F401 - sets environment variables, which are part of how it trains
     from hypergen.run import _strategy
 
     with initialize_config_dir(str(CONFIGURATION), version_base="1.3"):
