@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hypergen.graph.calls import Calls
+
 
 @dataclass(frozen=True)
 class OpNode:
@@ -23,6 +25,8 @@ class OpNode:
             there is one, else the parameter's own last name (``pos_embed``).
         shape: Shape of the (first) output, batch axis included.
         attributes: What else decides the computation, for example ``stride``, ``groups`` or ``dim``.
+        shared: Role → name of parameters that the operation reads, too, but that belong to an earlier node: those of a
+            module that is called again, or a table that is tied to a head.
     """
 
     op: str
@@ -30,6 +34,7 @@ class OpNode:
     parameters: Mapping[str, str] = field(default_factory=dict)
     shape: tuple[int, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +47,9 @@ class ComputationalGraph:
         parameter_shapes: Every parameter of the network, tied ones once.
         unused_parameters: Parameters that no operation reads.
         tied_parameters: Alias name → the name that carries it.
+        outputs: The nodes whose values the network returns, in the order in which it returns them; empty where that is
+            not known.
+        calls: The calls that were traced, from which :meth:`symmetry` is worked out.
     """
 
     nodes: tuple[OpNode, ...]
@@ -49,6 +57,8 @@ class ComputationalGraph:
     parameter_shapes: Mapping[str, tuple[int, ...]]
     unused_parameters: tuple[str, ...] = ()
     tied_parameters: Mapping[str, str] = field(default_factory=dict)
+    outputs: tuple[int, ...] = ()
+    calls: Calls | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         """Summarise the graph in one line."""
@@ -84,6 +94,8 @@ class ComputationalGraph:
             self.parameter_shapes,
             self.unused_parameters,
             self.tied_parameters,
+            tuple(dict.fromkeys(origin for output in self.outputs for origin in origins[output])),
+            self.calls,
         )
 
     def shortest_paths(self, cutoff: int = 50) -> Tensor:
