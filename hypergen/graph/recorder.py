@@ -12,6 +12,7 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
+from hypergen.graph.calls import CallLog
 from hypergen.graph.computational_graph import ComputationalGraph, OpNode, edge_tensor
 from hypergen.graph.inventory import Inventory
 from hypergen.graph.operations import (
@@ -55,6 +56,7 @@ class Recorder(TorchFunctionMode):
         self.moved: dict[int, Tensor] = {}  # id of a tensor from outside → the one that stands in for it here
         self.outside: list[Tensor] = []
         self.read: set[str] = set()
+        self.log = CallLog(self._relatives)
         self.stack: list[tuple[nn.Module | None, str]] = [(None, "")]
         self.running: str | None = None
         self.failure: tuple[BaseException | None, str] = (None, "")
@@ -82,6 +84,7 @@ class Recorder(TorchFunctionMode):
         else:
             here = tensor.detach().cpu().clone()
         self._know(here.requires_grad_(tensor.requires_grad), self._add_node(OpNode("input", shape=tuple(here.shape))))
+        self.log.inputs.append(self.log.value(here))
         return here
 
     def _know(self, tensor: Tensor, origin: Origin) -> None:
@@ -104,6 +107,11 @@ class Recorder(TorchFunctionMode):
                     origin = self.origins[id(other)]
             self._know(tensor, origin)
         return origin
+
+    def _relatives(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors seen so far that share elements with this one."""
+        others = self.sharing.get(_storage(tensor), ())
+        return [other for other in others if other is not tensor and _overlap(tensor, other)]
 
     def _write(self, tensor: Tensor, node: int) -> None:
         self.origins[id(tensor)] = node
@@ -164,7 +172,9 @@ class Recorder(TorchFunctionMode):
             outputs = inputs[:1]
         if op == "set_data":
             self.origins[id(inputs[0])] = self._origin(inputs[1])
+            self.log.values[id(inputs[0])] = self.log.value(inputs[1])
         elif outputs:
+            self.log.add(func, op, args, kwargs, outputs)
             self._record(op, args, kwargs, inputs, outputs)
         self.running = None
         return result
@@ -240,15 +250,18 @@ class Recorder(TorchFunctionMode):
                 roles[role] = name
         return roles
 
-    def graph(self) -> ComputationalGraph:
-        """What has been recorded."""
+    def graph(self, result: Any = None) -> ComputationalGraph:
+        """What has been recorded, of a pass that returned ``result``."""
         parameters = self.inventory.parameters
+        own = {name: self.bring(parameter) for name, parameter in parameters.items()}
+        buffers = {name: self.moved.get(id(buffer), buffer) for name, buffer in self.inventory.buffers.items()}
         return ComputationalGraph(
             tuple(self.nodes),
             edge_tensor(self.edges),
             {name: tuple(parameter.shape) for name, parameter in parameters.items()},
             tuple(name for name in parameters if name not in self.read),
             self.inventory.tied,
+            calls=self.log.finish(own, buffers, tensors_in((result,))),
         )
 
 

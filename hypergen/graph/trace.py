@@ -74,8 +74,8 @@ def trace(model: nn.Module, example_inputs: Any = None) -> ComputationalGraph:
 def _run(model: nn.Module, recorder: Recorder, args: Any, kwargs: Any) -> ComputationalGraph:
     args, kwargs = map_tensors(args, recorder.add_input), map_tensors(kwargs, recorder.add_input)
     with on_loan(recorder.inventory.modules, recorder.bring, recorder.enter, recorder.leave), recorder:
-        model(*args, **kwargs)
-    return recorder.graph()
+        result = model(*args, **kwargs)
+    return recorder.graph(result)
 
 
 def _checked_inventory(model: nn.Module) -> Inventory:
