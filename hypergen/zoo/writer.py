@@ -1,0 +1,326 @@
+"""Collects checkpoints into a zoo."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet
+import torch
+from torch import Tensor
+
+from hypergen.errors import CheckpointError, ParameterError
+from hypergen.zoo.folder import (
+    BASE,
+    INDEX,
+    SHARDS,
+    make_folder,
+    read_all_rows,
+    read_layouts,
+    write_layout,
+    write_task,
+)
+from hypergen.zoo.index import DEFAULT_SHARES, Split, check_shares, split_of, uid_of
+from hypergen.zoo.layout import Layout, row_bytes
+from hypergen.zoo.shards import replace_file, write_shard, write_tensors
+
+OnDuplicate = Literal["error", "skip"]
+
+
+class ZooWriter:
+    """Adds checkpoints to a zoo, which it makes if there is none.
+
+    Checkpoints are gathered in memory and written a shard at a time, each in one step: whatever kills the process, the
+    zoo holds the shards that were finished, and nothing of those that were not. Several writers, also of several
+    processes, may add to one zoo at once, as long as they add different checkpoints.
+
+    Use it as a context manager: on leaving, also by an exception, what was gathered is written.
+
+    Args:
+        folder: Of the zoo.
+        shard_bytes: Write a shard when the gathered checkpoints of a layout take so many bytes.
+        shard_rows: Or when there are so many of them.
+        shares: Of the runs, and of the tasks, that go into each split, where a checkpoint does not name its own.
+        on_duplicate: What to do with a checkpoint whose run and step the zoo holds already: ``"error"`` or ``"skip"``.
+
+    Raises:
+        CheckpointError: The folder holds something else, a zoo of another version, or a damaged shard.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        shard_bytes: int = 256 * 2**20,
+        shard_rows: int = 10_000,
+        shares: Mapping[Split, float] = DEFAULT_SHARES,
+        on_duplicate: OnDuplicate = "error",
+    ) -> None:
+        check_shares(shares)
+        if on_duplicate not in ("error", "skip"):
+            raise ValueError(f"on_duplicate must be 'error' or 'skip'; got {on_duplicate!r}")
+        self.folder = make_folder(Path(folder))
+        self.shard_bytes, self.shard_rows = shard_bytes, shard_rows
+        self.shares, self.on_duplicate = dict(shares), on_duplicate
+        self.layouts = read_layouts(self.folder)
+        rows = read_all_rows(self.folder)
+        self._uids = set(rows["uid"].to_pylist())
+        self._split_of_run = dict(zip(rows["run"].to_pylist(), rows["split_run"].to_pylist(), strict=True))
+        self._gathered: dict[str, list[tuple[dict[str, Tensor], list[dict[str, Any]]]]] = {}
+        self._bytes: dict[str, int] = {}
+
+    def __contains__(self, uid: object) -> bool:
+        """Whether the zoo holds a checkpoint, ``"run/step"``, or it has been added."""
+        return uid in self._uids
+
+    def __len__(self) -> int:
+        return len(self._uids)
+
+    def __enter__(self) -> ZooWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(
+        self,
+        state: Mapping[str, Tensor],
+        *,
+        run: str,
+        step: int,
+        task: str | None = None,
+        parent: str | None = None,
+        init_hash: str | None = None,
+        init_seed: int | None = None,
+        data_seed: int | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+        validation: Mapping[str, float] | None = None,
+        test: Mapping[str, float] | None = None,
+        split_run: Split | None = None,
+        split_task: Split | None = None,
+        layout: Layout | None = None,
+    ) -> str | None:
+        """Add one checkpoint.
+
+        Args:
+            state: A tensor per name, as ``model.state_dict()`` gives it; copied.
+            run: Name of the training run that it is from.
+            step: Of the run; a run has one checkpoint per step.
+            task: What it was trained for.
+            parent: The checkpoint that its run started from, ``"run/step"``; its run's split is the parent's then.
+            init_hash: sha256 of the initialisation, where it is known.
+            init_seed: Seed of the initialisation.
+            data_seed: Seed of the order of the data.
+            hyperparameters: Numbers, text or truth values, each a column ``hyperparameters.<name>``.
+            validation: Metrics on validation data, each a column ``validation.<name>``.
+            test: Metrics on test data, each a column ``test.<name>``; never select by these.
+            split_run: Of the run, the same for all of its checkpoints; else drawn by its name.
+            split_task: Of the task; else drawn by its name.
+            layout: What the tensors are, where :meth:`Layout.of` does not tell, for example frozen ones.
+
+        Returns:
+            The checkpoint's name in the zoo; None if it was there already and is skipped.
+
+        Raises:
+            ParameterError: The tensors do not fit the layout.
+            CheckpointError: The zoo holds the checkpoint already, or a shard could not be written.
+            ValueError: Splits contradict each other.
+        """
+        layout = layout or Layout.of(state)
+        named: dict[str, Any] = {
+            "task": task,
+            "parent": parent,
+            "init_hash": init_hash,
+            "init_seed": init_seed,
+            "data_seed": data_seed,
+            "split_run": split_run,
+            "split_task": split_task,
+        }
+        for group, values in (("hyperparameters", hyperparameters), ("validation", validation), ("test", test)):
+            named |= {f"{group}.{name}": _plain(value) for name, value in (values or {}).items()}
+        self._add_base(layout, state)
+        held = {key: state[key].detach().unsqueeze(0) for key in layout.keys("generate", "copy") if key in state}
+        added = self._add(held, layout, [{"run": run, "step": int(step), **named}])
+        return added[0] if added else None
+
+    def add_stacked(
+        self,
+        stacked: Mapping[str, Tensor],
+        *,
+        runs: Sequence[str],
+        steps: int | Sequence[int],
+        layout: Layout | None = None,
+        columns: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Add n checkpoints of one layout at once, as stacked trainers hold them.
+
+        Args:
+            stacked: A tensor [n, …] per stored name; copied.
+            runs: Names of the n runs.
+            steps: Of all, or one for each.
+            layout: What the tensors are, where :meth:`Layout.of` does not tell.
+            columns: Further columns of the index by their full names, such as ``task``, ``init_seed``,
+                ``hyperparameters.learning_rate`` or ``test.accuracy``: one value for all, or n values.
+
+        Returns:
+            The names in the zoo of those that were added.
+
+        Raises:
+            ParameterError: The tensors do not fit the layout, or numbers of values differ.
+            CheckpointError: The zoo holds a checkpoint already, or a shard could not be written.
+            ValueError: Splits contradict each other.
+        """
+        count = len(runs)
+        layout = layout or Layout.of({key: value[0] for key, value in stacked.items()})
+        by_column = {"run": list(runs), "step": steps, **(columns or {})}
+        values = {name: _column(name, value, count) for name, value in by_column.items()}
+        rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+        self._add_base(layout, stacked, check=False)
+        held = {key: stacked[key].detach() for key in layout.keys("generate", "copy") if key in stacked}
+        return self._add(held, layout, rows)
+
+    def add_task(self, name: str, description: Mapping[str, Any]) -> None:
+        """Describe a task in ``tasks/<name>.json``: its code, text, classes, data, or anything JSON-able.
+
+        Raises:
+            CheckpointError: It could not be written, or the zoo describes the task otherwise.
+        """
+        write_task(self.folder, name, description)
+
+    def flush(self) -> None:
+        """Write what is gathered; the zoo on disk holds every checkpoint that was added.
+
+        Raises:
+            CheckpointError: A shard could not be written; what it would have held is still gathered.
+        """
+        for layout_id in list(self._gathered):
+            self._flush(layout_id)
+
+    def close(self) -> None:
+        """Write what is gathered, and the whole index."""
+        self.flush()
+        rows = read_all_rows(self.folder)
+        replace_file(self.folder / INDEX, lambda draft: pyarrow.parquet.write_table(rows, draft))
+
+    def _add(self, stacked: dict[str, Tensor], layout: Layout, rows: list[dict[str, Any]]) -> list[str]:
+        layout.check(stacked, (len(rows),))
+        kept = self._kept(rows)
+        if not kept:
+            return []
+        if layout.id not in self.layouts:
+            write_layout(self.folder, layout)
+            self.layouts[layout.id] = layout
+        if len(kept) == len(rows):
+            # A copy: whoever trains goes on changing theirs.
+            stacked = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in stacked.items()}
+        else:
+            index = torch.tensor(kept)
+            stacked = {key: value.detach().cpu().index_select(0, index) for key, value in stacked.items()}
+        rows = [{**rows[i], "uid": uid_of(rows[i]["run"], rows[i]["step"]), "layout": layout.id} for i in kept]
+        splits = [self._splits(row) for row in rows]
+        for row, split in zip(rows, splits, strict=True):
+            row |= split
+            self._split_of_run[row["run"]] = row["split_run"]
+        self._uids.update(row["uid"] for row in rows)
+        self._gathered.setdefault(layout.id, []).append((stacked, rows))
+        size = sum(value.numel() * value.element_size() for value in stacked.values())
+        self._bytes[layout.id] = self._bytes.get(layout.id, 0) + size
+        count = sum(len(gathered) for _, gathered in self._gathered[layout.id])
+        if self._bytes[layout.id] >= self.shard_bytes or count >= self.shard_rows:
+            self._flush(layout.id)
+        return [row["uid"] for row in rows]
+
+    def _kept(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Which rows are new."""
+        uids = [uid_of(row["run"], row["step"]) for row in rows]
+        if len(set(uids)) < len(uids):
+            raise CheckpointError(
+                "Two of the checkpoints have the same run and step; give every run a name of its own."
+            )
+        twice = [uid for uid in uids if uid in self._uids]
+        if twice and self.on_duplicate == "error":
+            raise CheckpointError(
+                f"The zoo {str(self.folder)!r} holds {twice[0]!r} already. Give the run another name, or pass "
+                "on_duplicate='skip' to go on with an interrupted collection."
+            )
+        return [i for i, uid in enumerate(uids) if uid not in self._uids]
+
+    def _splits(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        run, task = row["run"], row.get("task")
+        named = row.get("split_run")
+        # A run that goes on from another one is no news about it: both are seen, or neither.
+        parent = self._split_of_run.get((row.get("parent") or "").rpartition("/")[0])
+        before = self._split_of_run.get(run)
+        given = {split for split in (named, parent, before) if split is not None}
+        if len(given) > 1:
+            raise ValueError(
+                f"the run {run!r} would be in several splits: named {named!r}, of its parent {parent!r}, of its "
+                f"earlier checkpoints {before!r}. All checkpoints of a run, and of those that go on from it, are in one."
+            )
+        split_run = given.pop() if given else split_of(run, self.shares)
+        split_task = row.get("split_task") or (None if task is None else split_of(task, self.shares))
+        return {"split_run": split_run, "split_task": split_task}
+
+    def _flush(self, layout_id: str) -> None:
+        parts = self._gathered[layout_id]
+        keys = [entry.key for entry in self.layouts[layout_id].stored]
+        # One at a time leaves its parts at once, so that two copies of everything are never in memory.
+        stacked = {key: torch.cat([part[key] for part, _ in parts]) for key in keys}
+        rows = [row for _, gathered in parts for row in gathered]
+        name = f"{layout_id}-{uuid.uuid4().hex[:12]}.safetensors"
+        in_bytes = [row_bytes(value) for value in stacked.values()]
+        finite = torch.ones(len(rows), dtype=torch.bool)
+        for value in stacked.values():
+            if value.is_floating_point():
+                finite &= value.reshape(len(rows), -1).isfinite().all(1)
+        for i, row in enumerate(rows):
+            row |= {"finite": bool(finite[i]), "sha256": _sha256(in_bytes, i), "shard": name, "row": i}
+        write_shard(self.folder / SHARDS / name, stacked, rows)
+        del self._gathered[layout_id], self._bytes[layout_id]
+
+    def _add_base(self, layout: Layout, state: Mapping[str, Tensor], check: bool = True) -> None:
+        if not layout.base:
+            return
+        frozen = {key: state[key].detach() for key in layout.keys("frozen") if key in state}
+        path = self.folder / BASE / f"{layout.base}.safetensors"
+        if check and frozen and path.exists():
+            from hypergen.zoo.layout import digest
+
+            if len(frozen) == len(layout.keys("frozen")) and digest(frozen.values()) != layout.base:
+                raise ParameterError(
+                    "Frozen tensors differ from those of the layout. Make one with Layout.of for these."
+                )
+        elif not path.exists():
+            missing = [key for key in layout.keys("frozen") if key not in frozen]
+            if missing:
+                raise ParameterError(
+                    f"The first checkpoint of a layout brings its frozen tensors; missing: {missing[:5]}."
+                )
+            write_tensors(path, frozen)
+
+
+def _sha256(in_bytes: Sequence[Any], row: int) -> str:
+    import hashlib
+
+    result = hashlib.sha256()
+    for array in in_bytes:
+        result.update(array[row])
+    return result.hexdigest()
+
+
+def _column(name: str, value: Any, count: int) -> list[Any]:
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [_plain(value)] * count
+    if len(value) != count:
+        raise ParameterError(f"{name!r} has {len(value)} values for {count} checkpoints.")
+    return [_plain(item) for item in value]
+
+
+def _plain(value: Any) -> Any:
+    """A number, text or truth value as JSON has it, also if numpy or torch made it."""
+    return value.item() if hasattr(value, "item") else value
