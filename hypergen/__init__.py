@@ -12,6 +12,7 @@ from hypergen._torchvision import declare_operators
 
 if TYPE_CHECKING:
     from hypergen.api import Generator, initialize, list_generators, load_generator, predict_params
+    from hypergen.disk import predict_to_disk
     from hypergen.graph import ComputationalGraph, trace
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "list_generators",
     "load_generator",
     "predict_params",
+    "predict_to_disk",
     "trace",
 ]
 
@@ -35,6 +37,7 @@ _HOME_OF = {
     "list_generators": "hypergen.api",
     "load_generator": "hypergen.api",
     "predict_params": "hypergen.api",
+    "predict_to_disk": "hypergen.disk",
 }
 
 # Before anything in the package gets to import torchvision, itself or through torchmetrics and Lightning.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,6 +49,18 @@ class GraphFeatures:
     slot_sites: Tensor
     slots: tuple[Slot, ...]
     layout: Layout
+
+    def of_parameters(self, names: Collection[str]) -> GraphFeatures:
+        """The same graph, with some of its parameters to be predicted: each gets the values that it has among all."""
+        kept = [i for i, slot in enumerate(self.slots) if slot.name in names]
+        slots = tuple(self.slots[i] for i in kept)
+        return replace(
+            self,
+            slot_nodes=self.slot_nodes[kept],
+            slot_sites=self.slot_sites[kept],
+            slots=slots,
+            layout=layout_of(slots, dict(zip(self.layout.names, self.layout.starts, strict=True))),
+        )
 
 
 def graph_features(graph: ComputationalGraph) -> GraphFeatures:

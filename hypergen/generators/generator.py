@@ -7,7 +7,7 @@ import inspect
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,7 +105,7 @@ class Generator(nn.Module, ABC):
             TraceError: The target could not be traced.
         """
         if isinstance(target, nn.Module):
-            _refuse_unpredictable(target)
+            check_predictable(target)
         elif not target.parameter_shapes:
             raise ParameterError("The graph has no parameters, so there is nothing to generate. Pass another network.")
         parameters = self.predict(target, condition, example_inputs=example_inputs)
@@ -125,6 +125,40 @@ class Generator(nn.Module, ABC):
                 "read. Its `predict` must return every parameter but those in `graph.unused_parameters`."
             )
         return parameters
+
+    def generate_in_parts(
+        self, graph: ComputationalGraph, parts: Sequence[Sequence[str]], condition: Any = None
+    ) -> Iterator[Parameters]:
+        """Generate some parameters at a time, for networks that do not fit into memory.
+
+        Args:
+            graph: The computational graph of the target.
+            parts: Names of parameters; together they need not be all.
+            condition: What else the parameters depend on.
+
+        Yields:
+            The parameters of each part in the order of its names: the values that :meth:`generate` gives.
+
+        Raises:
+            ParameterError: A part does not fit the graph, is incomplete or not finite.
+        """
+        for names, parameters in zip(parts, self.predict_in_parts(graph, parts, condition), strict=True):
+            _check_against_graph(graph, parameters)
+            if forgotten := [name for name in names if name not in parameters]:
+                raise ParameterError(f"{type(self).__name__} predicted no values for {_listed(forgotten)}.")
+            yield {name: parameters[name] for name in names}
+
+    def predict_in_parts(
+        self, graph: ComputationalGraph, parts: Sequence[Sequence[str]], condition: Any = None
+    ) -> Iterator[Parameters]:
+        """Predict part after part; what :meth:`generate_in_parts` checks.
+
+        By default all parameters are predicted at once and handed out in parts. A generator that can do with less
+        memory overrides it.
+        """
+        parameters = self.predict(graph, condition)
+        for names in parts:
+            yield {name: parameters.pop(name) for name in names if name in parameters}
 
     def save_pretrained(
         self,
@@ -210,7 +244,7 @@ def _refuse_other_tensors(generator: Generator, checkpoint: GeneratorCheckpoint)
         )
 
 
-def _refuse_unpredictable(model: nn.Module) -> None:
+def check_predictable(model: nn.Module) -> None:
     """Complain about parameters that no generator can write."""
     if not expected_shapes(model):
         raise ParameterError(

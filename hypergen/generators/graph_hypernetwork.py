@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -94,9 +95,15 @@ class GraphHypernetwork(Generator):
         Returns:
             The flat parameter vector of each graph; ``batch.layouts[i].unflatten`` gives them names and shapes.
         """
+        return self.decode(self.encode(batch), batch)
+
+    def encode(self, batch: GraphBatch) -> Tensor:
+        """Node states, ``[num_graphs, max_nodes, hidden]``."""
         nodes = self.node_features(batch)
-        if self.encoder is not None:
-            nodes = self.encoder(nodes, batch)
+        return nodes if self.encoder is None else self.encoder(nodes, batch)
+
+    def decode(self, nodes: Tensor, batch: GraphBatch) -> tuple[Tensor, ...]:
+        """Node states → the flat parameter vector of each graph."""
         states = self.state(nodes.flatten(0, 1)[batch.slot_nodes] + self.site(batch.slot_sites))
         seen = self.parametrization.encode(states)
         flat = out = None
@@ -122,8 +129,23 @@ class GraphHypernetwork(Generator):
         if not features.slots:
             return {}
         (flat,) = self(batch_graphs([features], self.site.weight.device))
-        # Weights that are stored columns first come out as transposed views, which safetensors won't write.
-        return {name: values.contiguous() for name, values in features.layout.unflatten(flat).items()}
+        return _contiguous(features.layout.unflatten(flat))
+
+    def predict_in_parts(
+        self, graph: ComputationalGraph, parts: Sequence[Sequence[str]], condition: None = None
+    ) -> Iterator[Parameters]:
+        """Encode the graph once, then decode one part after the other; see :meth:`Generator.generate_in_parts`."""
+        features = graph_features(graph)
+        nodes = self.encode(batch_graphs([features], self.site.weight.device))
+        for names in parts:
+            part = features.of_parameters(frozenset(names))
+            (flat,) = self.decode(nodes, batch_graphs([part], self.site.weight.device))
+            yield _contiguous(part.layout.unflatten(flat))
+
+
+def _contiguous(parameters: Parameters) -> Parameters:
+    """Weights that are stored columns first come out as transposed views, which safetensors won't write."""
+    return {name: values.contiguous() for name, values in parameters.items()}
 
 
 def _known(part: str, name: str, names: tuple[str, ...]) -> None:

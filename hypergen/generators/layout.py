@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -87,12 +87,17 @@ class Layout:
         return parameters
 
 
-def layout_of(slots: Sequence[Slot]) -> Layout:
-    """Lay the values of ``slots`` out in one flat vector."""
+def layout_of(slots: Sequence[Slot], first_rows: Mapping[str, int] | None = None) -> Layout:
+    """Lay the values of ``slots`` out in one flat vector.
+
+    Args:
+        slots: Parameters of a network.
+        first_rows: Where the rows of each parameter begin, if these are only some of the network's.
+    """
     matrices = tuple(i for i, slot in enumerate(slots) if slot.is_matrix)
     vectors = tuple(i for i, slot in enumerate(slots) if not slot.is_matrix)
     ordered = [slots[i] for i in (*matrices, *vectors)]
-    starts = _starts(ordered)
+    starts = _starts(ordered) if first_rows is None else tuple(first_rows[slot.name] for slot in ordered)
     sites, rows, columns, sizes, anchors, sources = [], [], [], [], [], []
     offset = 0
     for number, slot in enumerate(slots[i] for i in matrices):

@@ -272,7 +272,8 @@ def test_gradients_reach_every_tensor(generator, features):
     directions = [torch.randn(flat.shape, generator=torch.Generator().manual_seed(1)) for flat in predicted]
     torch.autograd.backward(predicted, directions)
     untouched = [n for n, p in generator.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert not untouched
+    # A constant on all attention scores of a head: a softmax does not see it, but for rounding.
+    assert set(untouched) <= {"encoder.bias.1.bias"}
     assert all(p.grad.isfinite().all() for p in generator.parameters())
     generator.zero_grad()
 
