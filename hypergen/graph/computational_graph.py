@@ -50,6 +50,8 @@ class ComputationalGraph:
         outputs: The nodes whose values the network returns, in the order in which it returns them; empty where that is
             not known.
         calls: The calls that were traced, from which :meth:`symmetry` is worked out.
+        rung: What the network was run on: ``"meta"`` tensors; ``"fake"`` ones, where integers and booleans have values;
+            or ``"real"`` ones.
     """
 
     nodes: tuple[OpNode, ...]
@@ -59,6 +61,7 @@ class ComputationalGraph:
     tied_parameters: Mapping[str, str] = field(default_factory=dict)
     outputs: tuple[int, ...] = ()
     calls: Calls | None = field(default=None, repr=False)
+    rung: str = "meta"
 
     def __repr__(self) -> str:
         """Summarise the graph in one line."""
@@ -96,6 +99,7 @@ class ComputationalGraph:
             self.tied_parameters,
             tuple(dict.fromkeys(origin for output in self.outputs for origin in origins[output])),
             self.calls,
+            self.rung,
         )
 
     def shortest_paths(self, cutoff: int = 50) -> Tensor:
