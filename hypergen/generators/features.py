@@ -93,7 +93,7 @@ def _attributes(graph: ComputationalGraph, slots: Sequence[Slot]) -> Tensor:
         shape, attributes = node.shape, node.attributes
         channels = shape[1] if len(shape) > 2 else shape[-1] if shape else 1
         positions = math.prod(shape[2:]) if len(shape) > 2 else 1
-        kernel = slot.grid if slot else _pair(attributes.get("kernel_size"))
+        kernel = slot.grid if slot else _pair(attributes.get("kernel_size"))[:1]  # of a pooling window the first side
         groups = int(attributes.get("groups", 1))
         rows.append(
             [

@@ -16,7 +16,7 @@ METADATA = frozenset(
 TRANSPARENT = frozenset(
     """dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout contiguous clone detach
     to float half bfloat16 double bool byte char short int long cpu cuda xpu mps type type_as requires_grad data
-    identity alias view_as positive stop_gradient as_tensor asarray tensor lift_fresh""".split()
+    identity alias positive stop_gradient as_tensor asarray tensor lift_fresh""".split()
 )
 
 # Operations whose result depends on no value of their inputs.
@@ -28,9 +28,14 @@ CONSTANT_OPS = frozenset(
 # Operations that rearrange or select values without computing new ones.
 SHAPE_OPS = frozenset(
     """reshape view flatten unflatten squeeze unsqueeze permute transpose t T mT H mH swapaxes swapdims movedim moveaxis
-    expand expand_as broadcast_to getitem chunk split split_with_sizes tensor_split unbind narrow select
+    view_as     expand expand_as broadcast_to getitem chunk split split_with_sizes tensor_split unbind narrow select
     index_select repeat repeat_interleave roll flip reshape_as pixel_shuffle pixel_unshuffle channel_shuffle unfold
     stack_view adjoint diagonal rot90 pad constant_pad_nd""".split()
+)
+
+# Shape operations that change nothing where the shape stays.
+RESHAPES = frozenset(
+    "reshape view reshape_as view_as flatten unflatten squeeze unsqueeze expand expand_as broadcast_to".split()
 )
 
 # Operations that ask their other tensors for a shape or a type only.
@@ -47,44 +52,14 @@ ALIASES = {
     "adaptive_max_pool2d_with_indices": "adaptive_max_pool2d", "log_sigmoid": "logsigmoid",
 }  # fmt: skip
 
-_CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_CONV_TRANSPOSE = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-_POOL = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
-
-# Argument names by position, where PyTorch's builtins do not tell them.
-ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "conv1d": _CONV, "conv2d": _CONV, "conv3d": _CONV,
-    "conv_transpose1d": _CONV_TRANSPOSE, "conv_transpose2d": _CONV_TRANSPOSE, "conv_transpose3d": _CONV_TRANSPOSE,
-    "linear": ("input", "weight", "bias"),
-    "bilinear": ("input1", "input2", "weight", "bias"),
-    "batch_norm": ("input", "running_mean", "running_var", "weight", "bias"),
-    "layer_norm": ("input", "normalized_shape", "weight", "bias"),
-    "rms_norm": ("input", "normalized_shape", "weight"),
-    "group_norm": ("input", "num_groups", "weight", "bias"),
-    "instance_norm": ("input", "running_mean", "running_var", "weight", "bias"),
-    "embedding": ("input", "weight"),
-    "prelu": ("input", "weight"),
-    "addmm": ("bias", "input", "weight"),
-    "max_pool1d": _POOL, "max_pool2d": _POOL, "max_pool3d": _POOL,
-    "avg_pool1d": _POOL[:4], "avg_pool2d": _POOL[:4], "avg_pool3d": _POOL[:4],
-    "adaptive_avg_pool1d": ("input", "output_size"), "adaptive_avg_pool2d": ("input", "output_size"),
-    "adaptive_max_pool2d": ("input", "output_size"),
-    "cat": ("tensors", "dim"), "stack": ("tensors", "dim"), "softmax": ("input", "dim"),
-    "mean": ("input", "dim"), "sum": ("input", "dim"),
-    "flatten": ("input", "start_dim", "end_dim"), "transpose": ("input", "dim0", "dim1"),
-    "chunk": ("input", "chunks", "dim"), "split": ("input", "split_size", "dim"),
-    "scaled_dot_product_attention": ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale"),
-    "multi_head_attention": (
-        "query", "key", "value", "embed_dim", "num_heads", "in_proj_weight", "in_proj_bias", "bias_k", "bias_v",
-        "add_zero_attn", "dropout_p", "out_proj_weight", "out_proj_bias",
-    ),
+# Shape operations whose nodes go by the name of a more general one. (The calls keep the name: its arguments differ.)
+MERGED = {
+    "view": "reshape", "view_as": "reshape", "reshape_as": "reshape",
+    "expand_as": "expand", "broadcast_to": "expand",
+    "split_with_sizes": "split", "tensor_split": "split",
+    "t": "transpose", "T": "transpose", "mT": "transpose", "H": "transpose", "mH": "transpose", "adjoint": "transpose",
+    "swapaxes": "transpose", "swapdims": "transpose", "moveaxis": "movedim",
 }  # fmt: skip
-
-# Attributes worth keeping: what decides the computation and is not a tensor.
-ATTRIBUTES = frozenset(
-    """stride padding output_padding dilation groups kernel_size output_size num_groups normalized_shape dim dim0 dim1
-    start_dim end_dim chunks split_size num_heads is_causal embed_dim""".split()
-)
 
 
 @lru_cache(maxsize=4096)

@@ -12,15 +12,16 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
+from hypergen.graph.arguments import attributes_of, bound_arguments, role_names
 from hypergen.graph.calls import CallLog
 from hypergen.graph.computational_graph import ComputationalGraph, OpNode, edge_tensor
 from hypergen.graph.inventory import Inventory
 from hypergen.graph.operations import (
-    ARGUMENTS,
-    ATTRIBUTES,
     CONSTANT_OPS,
     FIRST_OPERAND_OPS,
+    MERGED,
     METADATA,
+    RESHAPES,
     SHAPE_OPS,
     TRANSPARENT,
     operation_name,
@@ -51,6 +52,7 @@ class Recorder(TorchFunctionMode):
         self.device = device
         self.nodes: list[OpNode] = []
         self.edges: list[tuple[int, int]] = []
+        self.operands: dict[int, tuple[list[Tensor], list[Origin]]] = {}  # by node: what it read, and where from
         self.origins: dict[int, Origin] = {}  # by the id of a tensor
         self.sharing: dict[int, list[Tensor]] = {}  # by storage; also keeps the tensors alive, so that ids stay unique
         self.moved: dict[int, Tensor] = {}  # id of a tensor from outside → the one that stands in for it here
@@ -175,7 +177,7 @@ class Recorder(TorchFunctionMode):
             self.log.values[id(inputs[0])] = self.log.value(inputs[1])
         elif outputs:
             self.log.add(func, op, args, kwargs, outputs)
-            self._record(op, args, kwargs, inputs, outputs)
+            self._record(func, op, args, kwargs, inputs, outputs)
         self.running = None
         return result
 
@@ -188,7 +190,13 @@ class Recorder(TorchFunctionMode):
         return args, kwargs
 
     def _record(
-        self, op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor], outputs: list[Tensor]
+        self,
+        func: Any,
+        op: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        inputs: list[Tensor],
+        outputs: list[Tensor],
     ) -> None:
         if op in FIRST_OPERAND_OPS:
             inputs = inputs[:1]
@@ -198,6 +206,7 @@ class Recorder(TorchFunctionMode):
         written = [output for output in outputs if any(output is tensor for tensor in inputs)]
         # To append to an empty cache changes nothing.
         transparent = op in TRANSPARENT or (op == "cat" and sum(tensor.numel() > 0 for tensor in inputs) == 1)
+        transparent |= op in RESHAPES and inputs[0].shape == outputs[0].shape
         moves_data = transparent or op in SHAPE_OPS
         if all(id(output) in self.origins for output in outputs) and (moves_data or not written):
             return  # nothing new, as `x.flatten()` of a vector
@@ -207,7 +216,9 @@ class Recorder(TorchFunctionMode):
         elif transparent:
             origin = sources[0]
         else:
-            origin = self._add_node(self._node(op, args, kwargs, names, outputs[0]), sources)
+            bound = bound_arguments(op, func, args, kwargs)
+            origin = self._add_node(self._node(op, bound, names, inputs, outputs[0]), sources)
+            self.operands[origin] = inputs, origins
         for output in outputs:
             if id(output) not in self.origins:
                 self._know(output, origin)
@@ -216,12 +227,17 @@ class Recorder(TorchFunctionMode):
                 self._write(output, origin)
 
     def _node(
-        self, op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], names: list[str], output: Tensor
+        self, op: str, bound: Mapping[str, Any], names: list[str], inputs: list[Tensor], output: Tensor
     ) -> OpNode:
-        bound = {**dict(zip(ARGUMENTS.get(op, ()), args, strict=False)), **kwargs}
-        attributes = {key: value for key, value in bound.items() if key in ATTRIBUTES and value is not None}
-        parameters = self._roles(bound, names) if names else {}
-        return OpNode(op, self.stack[-1][1], parameters, tuple(output.shape), attributes)
+        op = MERGED.get(op, op)
+        attributes = attributes_of(op, bound, inputs[0].dim() if inputs else 0, output.dim())
+        parameters: dict[str, str] = {}
+        shared: dict[str, str] = {}
+        if names:  # each belongs to the first operation that reads it
+            parameters = self._roles(op, bound, [name for name in names if name not in self.read])
+            shared = self._roles(op, bound, [name for name in names if name in self.read])
+            self.read.update(names)
+        return OpNode(op, self.stack[-1][1], parameters, tuple(output.shape), attributes, shared)
 
     def _add_node(self, node: OpNode, sources: Iterable[int] = ()) -> int:
         self.nodes.append(node)
@@ -229,17 +245,16 @@ class Recorder(TorchFunctionMode):
         self.edges += [(source, index) for source in dict.fromkeys(sources)]
         return index
 
-    def _roles(self, bound: Mapping[str, Any], names: list[str]) -> dict[str, str]:
-        """Role → name for the parameters that no earlier operation has read: each belongs to one node."""
-        fresh = [name for name in dict.fromkeys(names) if name not in self.read]
-        self.read.update(fresh)
+    def _roles(self, op: str, bound: Mapping[str, Any], names: list[str]) -> dict[str, str]:
+        """Role → name."""
         roles: dict[str, str] = {}
-        for role, value in bound.items() if fresh else ():
-            origin = self.origins.get(id(value)) if isinstance(value, Tensor) else None
+        named = role_names(op)
+        for role, value in bound.items() if names else ():
+            origin = self.origins.get(id(value)) if role in named and isinstance(value, Tensor) else None
             for name in origin if isinstance(origin, tuple) else ():
-                if name in fresh and role not in ("input", "other"):
+                if name in names:
                     roles.setdefault(role, name)
-        for name in fresh:
+        for name in dict.fromkeys(names):
             if name not in roles.values():
                 parts = [part for part in name.split(".") if not part.isdigit()]  # a ParameterList numbers its own
                 leaf = role = parts[-1] if parts else "parameter"
@@ -249,6 +264,10 @@ class Recorder(TorchFunctionMode):
                     role = f"{leaf}{number}"
                 roles[role] = name
         return roles
+
+    def _outputs(self, result: Any) -> tuple[int, ...]:
+        origins = [self._origin(tensor) for tensor in tensors_in(_plain(result))]
+        return tuple(dict.fromkeys(origin for origin in origins if isinstance(origin, int)))
 
     def graph(self, result: Any = None) -> ComputationalGraph:
         """What has been recorded, of a pass that returned ``result``."""
@@ -261,6 +280,7 @@ class Recorder(TorchFunctionMode):
             {name: tuple(parameter.shape) for name, parameter in parameters.items()},
             tuple(name for name in parameters if name not in self.read),
             self.inventory.tied,
+            self._outputs(result),
             calls=self.log.finish(own, buffers, tensors_in((result,))),
         )
 
@@ -291,6 +311,13 @@ def map_tensors(value: Any, function: Any) -> Any:
         mapped = {key: map_tensors(item, function) for key, item in value.items()}
         return mapped if type(value) is dict else type(value)(mapped)
     return value
+
+
+def _plain(result: Any) -> tuple[Any, ...]:
+    """What a network returned, where it is an object of the network's own as the values of its attributes."""
+    if tensors_in((result,)) or not hasattr(result, "__dict__"):
+        return (result,)
+    return tuple(vars(result).values())
 
 
 def tensors_in(values: Iterable[Any]) -> list[Tensor]:

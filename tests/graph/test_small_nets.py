@@ -249,10 +249,10 @@ def test_writing_into_one_view_leaves_its_neighbours():
     expected = [
         ("input", []),
         ("linear", [0], weights("layer")),
-        ("view", [1]),
+        ("reshape", [1]),
         ("unbind", [2]),
         ("mul", [3]),
-        ("T", [3]),
+        ("transpose", [3]),
         ("matmul", [4, 5]),
         ("matmul", [6, 3]),
     ]
