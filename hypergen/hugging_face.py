@@ -1,0 +1,228 @@
+"""Hugging Face model types: the classes of a type, and small configurations of any of them.
+
+A small configuration has the structure of the type's default one with about two layers of each kind and narrow widths.
+Every width is divided by one number, in the heads' number where it can and in the heads' size for the rest, so that
+what had to be equal, a product or a multiple stays so, within one tower and between several.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from hypergen.errors import HypergenError
+
+_SCALES = (64, 32, 16, 8, 4, 2, 1)
+_LAYERS = 2
+_EXPERTS = 4
+_VOCABULARY = 1024
+_NARROWEST = 8
+
+# Sizes by the names that configurations give them; the first pattern that matches decides.
+_KINDS = tuple(
+    (kind, re.compile(pattern))
+    for kind, pattern in {
+        "kept": r"kernel|stride|padding|ratio|dropout|num_channels|image_channels|audio_channels|_std$|position|"
+        r"type_vocab|mel|freq|num_patches|hop|window|image_size|patch|embedding_size_.*|temperature|max_|"
+        r"image_embedding_size|num_pos|downsample_rate|num_register|num_codebooks|num_quantizers|^index_",
+        "token": r"(token_id|token_ids|token_index|_id|_index)$",
+        "vocabulary": r"vocab_size|vocabulary_size|^vocab$",
+        "experts_used": r"experts_per_tok|num_experts_per_token|moe_topk|moe_k$|top_k$|topk$|num_selected_experts",
+        "groups_used": r"topk_group",
+        "expert_groups": r"^n_group$|num_expert_group",
+        "experts": r"(^|_)(num|n)_.*experts$|^num_experts|^moe_num_experts|^expert_num",
+        "head_width": r"head_dim|d_kv|dim_head|head_size|d_head|rotary_dim|mrope_section|hidden_size_per_head|"
+        r"attention_head_width",
+        "heads": r"heads?(_per_stage)?$|heads_k$|heads_kv$",
+        "depths": r"^depths$|blocks_per_stage|^layers_per_stage|num_block_repeats|stage_numb_of_layers|stage_num_blocks",
+        "layers": r"(^|_)(num|n)_(hidden_|encoder_|decoder_|text_|vision_)?(layers?|blocks)$|(encoder|decoder)_layers$|"
+        r"^depth$|_depth$|^layers$|_num_layers$|^num_.*_layers$|^n_layers?$",
+        "width": r"hidden|embed|embd|emb_|d_model|d_ff|d_inner|n_inner|ffn|intermediate|dim$|dims$|dimension|proj|"
+        r"channel|rank$|filters|units|width|inner|latent_size|conv_dim|state_size",
+    }.items()
+)
+_NOT_LAYERS = re.compile(r"num_(feat_extract|kv_shared|upsampl|nextn|adapter|residual|lstm|mtp)")
+_LAYER_INDICES = re.compile(r"(indexes|indices|idx|idxs|index|_layers?|layers?_ids?|_blocks|_list)$")
+
+
+def small_configs(model_type: str) -> Iterator[Any]:
+    """Configurations of a type, from the narrowest on; the last has the default widths and few layers.
+
+    Which is the first that can be built, the type's own code says: it may ask for multiples that no name tells.
+
+    Args:
+        model_type: A key of ``transformers.CONFIG_MAPPING``.
+
+    Returns:
+        ``transformers.PretrainedConfig``s.
+    """
+    from transformers import CONFIG_MAPPING
+
+    default = CONFIG_MAPPING[model_type]()
+    told = default.to_dict()
+    seen: list[Any] = []
+    for scale in _SCALES:
+        try:
+            values = _shrunk(told, scale)
+            if values in seen:
+                continue
+            seen.append(values)
+            yield type(default).from_dict(copy.deepcopy(values))
+        except Exception:  # a configuration says in its own words that sizes do not fit
+            continue
+
+
+def model_class_names() -> dict[str, list[str]]:
+    """Model type → names of the classes that transformers' auto classes make for it, the headless one first."""
+    from transformers.models.auto import modeling_auto
+
+    names: dict[str, dict[str, None]] = {model_type: {} for model_type in modeling_auto.CONFIG_MAPPING_NAMES}
+    mappings = sorted(name for name in vars(modeling_auto) if name.endswith("_MAPPING_NAMES"))
+    for mapping in sorted(mappings, key=lambda name: name != "MODEL_MAPPING_NAMES"):
+        for model_type, told in getattr(modeling_auto, mapping).items() if mapping != "CONFIG_MAPPING_NAMES" else ():
+            names.setdefault(model_type, {}).update(dict.fromkeys([told] if isinstance(told, str) else told))
+    return {model_type: list(classes) for model_type, classes in names.items()}
+
+
+def small_model(model_type: str, class_name: str) -> nn.Module:
+    """The narrowest model of a type that can be built.
+
+    Args:
+        model_type: A key of ``transformers.CONFIG_MAPPING``.
+        class_name: One of its :func:`model_class_names`.
+
+    Returns:
+        The untrained network.
+
+    Raises:
+        HypergenError: No configuration of the type can be built; the message says why the last one cannot.
+    """
+    import transformers
+
+    failure: Exception | None = None
+    for config in small_configs(model_type):
+        try:
+            return getattr(transformers, class_name)(config)
+        except Exception as error:
+            failure = error
+    raise HypergenError(f"{class_name} cannot be built: {type(failure).__name__}: {failure}") from failure
+
+
+def _kind(name: str) -> str:
+    return next((kind for kind, pattern in _KINDS if pattern.search(name)), "kept")
+
+
+def _shrunk(config: Mapping[str, Any], scale: int) -> dict[str, Any]:
+    """The values of a configuration with every width divided by ``scale``; nested ones likewise."""
+    fewer_heads = _head_divisor(config, scale)
+    layers = max((v for k, v in config.items() if _is_layers(k, v)), default=0)
+    kept_layers = _one_of_each_kind(config, layers)
+    small: dict[str, Any] = {}
+    for name, value in config.items():
+        if _by_layer(value):
+            values = {int(i): v for i, v in value.items()}
+            small[name] = {new: _shrunk(values[old], scale) for new, old in enumerate(kept_layers) if old in values}
+        elif isinstance(value, Mapping) and ("model_type" in value or name.endswith("config")):
+            small[name] = _shrunk(value, scale)
+        elif name in ("out_features", "stage_names"):
+            continue  # follow from the indices
+        elif isinstance(value, (list, tuple)) and layers > 1 and len(value) == layers and name != "depths":
+            small[name] = [value[i] for i in kept_layers]
+        elif _is_layers(name, value):
+            small[name] = len(kept_layers) if value == layers else min(value, _LAYERS)
+        elif len(kept_layers) < layers and _LAYER_INDICES.search(name) and _are_indices(value, layers):
+            small[name] = _indices(name, value, len(kept_layers))
+        elif "feature_layer" in name and isinstance(value, (int, list, tuple)):
+            small[name] = _indices(name, value, _LAYERS)  # of another tower
+        elif isinstance(value, Mapping):
+            small[name] = {k: _value(str(k), v, scale, fewer_heads) for k, v in value.items()}
+        else:
+            small[name] = _value(name, value, scale, fewer_heads)
+    return small
+
+
+def _value(name: str, value: Any, scale: int, fewer_heads: int) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_value(name, item, scale, fewer_heads) for item in value)
+    if type(value) is not int or value < 2:
+        return value
+    kind = _kind(name)
+    if kind == "token":
+        return value if value < _VOCABULARY // 2 else _VOCABULARY // 2 + value % (_VOCABULARY // 2)
+    if kind == "vocabulary":
+        return min(value, _VOCABULARY)
+    if kind == "experts":
+        return min(value, _EXPERTS)
+    if kind in ("experts_used", "depths", "expert_groups"):
+        return min(value, 2)
+    if kind == "groups_used":
+        return 1
+    if kind == "heads":
+        return max(1, value // fewer_heads)
+    if kind == "head_width":
+        return max(2, value // (scale // fewer_heads))
+    return max(_NARROWEST, -(-value // scale)) if kind == "width" and value > _NARROWEST else value
+
+
+def _head_divisor(config: Mapping[str, Any], scale: int) -> int:
+    """By how much of ``scale`` the number of heads is divided; the size of a head is divided by the rest."""
+    heads = [v for k, v in config.items() if _kind(k) == "heads" and type(v) is int and v > 1]
+    sizes = [v for k, v in config.items() if _kind(k) == "head_width" and type(v) is int and v > 1]
+    width = next(
+        (config[k] for k in ("hidden_size", "d_model", "n_embd", "embed_dim") if type(config.get(k)) is int), 0
+    )
+    if heads and width and not sizes:
+        sizes = [width // max(heads)]
+    for divisor in (d for d in _SCALES if d <= scale):
+        rest = scale // divisor
+        if all(h % divisor == 0 and h > divisor for h in heads) and all(
+            s % rest == 0 and s // rest >= 4 for s in sizes
+        ):
+            return divisor
+    if scale == 1 or not heads:
+        return 1
+    raise ValueError(f"{heads} heads of {sizes} cannot be divided by {scale}")
+
+
+def _is_layers(name: str, value: Any) -> bool:
+    return type(value) is int and value > 0 and _kind(name) == "layers" and not _NOT_LAYERS.search(name)
+
+
+def _by_layer(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(str(key).isdigit() and isinstance(item, Mapping) for key, item in value.items())
+    )
+
+
+def _one_of_each_kind(config: Mapping[str, Any], layers: int) -> list[int]:
+    """The first layer of each kind, at least two layers."""
+    lists = [v for k, v in config.items() if isinstance(v, (list, tuple)) and len(v) == layers and k != "depths"]
+    for by_layer in filter(_by_layer, config.values()):
+        values = {int(i): v for i, v in by_layer.items()}
+        lists.append([values.get(i) for i in range(layers)])
+    kinds: dict[str, int] = {}
+    for i in range(layers):
+        kinds.setdefault(str([kinds_of[i] for kinds_of in lists]), i)
+    chosen = set(list(kinds.values())[:6])
+    for i in range(layers):
+        if len(chosen) < _LAYERS:
+            chosen.add(i)
+    return sorted(chosen)
+
+
+def _are_indices(value: Any, layers: int) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(type(v) is int and 0 <= v <= layers for v in value)
+
+
+def _indices(name: str, value: Any, layers: int) -> Any:
+    if isinstance(value, int):
+        return min(value, layers - 1) if value > 0 else max(value, -layers)
+    if name == "out_indices":
+        return list(range(layers + 1))[-len(value) :]
+    return sorted({min(v, layers - 1) for v in value})
