@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -62,8 +62,6 @@ def write_plots(
     Returns:
         The PNG files.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     figures = {
         "accuracy_by_split": accuracy_by_split(records),
         "accuracy_by_family": accuracy_by_family(records),
@@ -71,6 +69,21 @@ def write_plots(
     }
     if any(entry.predicted.curve and entry.default.curve for entry in steps):
         figures["learning_curves"] = learning_curves(steps)
+    return save_figures(figures, folder)
+
+
+def save_figures(figures: Mapping[str, Figure], folder: str | Path) -> list[Path]:
+    """Save figures as PNG files, each whole or not there.
+
+    Args:
+        figures: By file name without ending.
+        folder: Made if it does not exist.
+
+    Returns:
+        The files.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures.items():
         picture = io.BytesIO()
@@ -92,7 +105,7 @@ def accuracy_by_split(records: Sequence[ArchitectureRecord]) -> Figure:
     splits = _splits(records)
     columns = ["default", "default_ridge_head", "predicted", "trained_1_epoch", "trained_5_epochs", "trained_20_epochs"]
     colours = {"predicted": PREDICTED, **GREYS, **BLUES}
-    figure, axes = _canvas(max(5.5, 2.2 + 2.0 * len(splits)), 4.6)
+    figure, axes = canvas(max(5.5, 2.2 + 2.0 * len(splits)), 4.6)
     width = 0.8 / len(columns)
     for position, column in enumerate(columns):
         means = [mean_accuracy(records, split, column) for split in splits]
@@ -114,9 +127,9 @@ def accuracy_by_split(records: Sequence[ArchitectureRecord]) -> Figure:
     counts = {split: sum(record.split == split for record in records) for split in splits}
     axes.set_xticks(range(len(splits)), [f"{split.replace('_', ' ')}\n(n = {counts[split]})" for split in splits])
     axes.tick_params(axis="x", length=0)
-    _accuracy_axis(axes)
+    accuracy_axis(axes)
     axes.set_title("Networks never seen, by split: mean test accuracy, 10th to 90th percentile", loc="left", pad=32)
-    axes.legend(ncols=6 if len(splits) > 3 else 3, loc="lower left", bbox_to_anchor=(-0.01, 1.0), **_LEGEND)
+    axes.legend(ncols=6 if len(splits) > 3 else 3, loc="lower left", bbox_to_anchor=(-0.01, 1.0), **LEGEND)
     return figure
 
 
@@ -126,7 +139,7 @@ def accuracy_by_family(records: Sequence[ArchitectureRecord]) -> Figure:
         {record.family for record in records},
         key=lambda family: -median(record.predicted for record in records if record.family == family),
     )
-    figure, axes = _canvas(max(5.5, 1.6 + 0.95 * len(families)), 4.6)
+    figure, axes = canvas(max(5.5, 1.6 + 0.95 * len(families)), 4.6)
     jitter = np.random.default_rng(0)
     sides = (("predicted", PREDICTED, -0.19), ("trained_5_epochs", BLUES["trained_20_epochs"], 0.19))
     for column, colour, offset in sides:
@@ -148,15 +161,15 @@ def accuracy_by_family(records: Sequence[ArchitectureRecord]) -> Figure:
     )
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, len(families) - 0.4)
-    _accuracy_axis(axes)
+    accuracy_axis(axes)
     axes.set_title("Test accuracy by family, every split together", loc="left", pad=24)
-    axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.01, 1.0), **_LEGEND)
+    axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.01, 1.0), **LEGEND)
     return figure
 
 
 def accuracy_by_size(records: Sequence[ArchitectureRecord]) -> Figure:
     """A point per architecture: predicted accuracy against the number of parameters, coloured by family."""
-    figure, axes = _canvas(8.6, 4.8)
+    figure, axes = canvas(8.6, 4.8)
     for index, family in enumerate(sorted({record.family for record in records})):
         for held_out in (False, True):
             chosen = [record for record in records if record.family == family and (record.split != "test") == held_out]
@@ -181,9 +194,9 @@ def accuracy_by_size(records: Sequence[ArchitectureRecord]) -> Figure:
         )
     axes.set_xscale("log")
     axes.set_xlabel("parameters")
-    _accuracy_axis(axes)
+    accuracy_axis(axes)
     axes.set_title("Predicted test accuracy by size (filled: test split; open: out of distribution)", loc="left")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **_LEGEND)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **LEGEND)
     return figure
 
 
@@ -192,7 +205,7 @@ def learning_curves(steps: Sequence[StepsComparison], threshold: float = 0.95) -
     compared = [entry for entry in steps if entry.predicted.curve and entry.default.curve]
     last = min(count.curve[-1][0] for entry in compared for count in (entry.predicted, entry.default))
     grid = np.arange(last + 1)
-    figure, axes = _canvas(7.2, 4.6)
+    figure, axes = canvas(7.2, 4.6)
     sides: Iterable[tuple[str, str, list[StepsCount]]] = (
         ("from default initialisation", BLUES["trained_20_epochs"], [entry.default for entry in compared]),
         ("from predicted parameters", PREDICTED, [entry.predicted for entry in compared]),
@@ -216,23 +229,25 @@ def learning_curves(steps: Sequence[StepsComparison], threshold: float = 0.95) -
     )
     axes.set_xlim(0, last)
     axes.set_xlabel("training steps (batches of 64 images, learning rate tuned for each side and network)")
-    _accuracy_axis(axes)
+    accuracy_axis(axes)
     axes.set_title(f"Training {len(compared)} unseen networks: median and quartiles", loc="left", pad=24)
-    axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.01, 1.0), **_LEGEND)
+    axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.01, 1.0), **LEGEND)
     return figure
 
 
-_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8, "handlelength": 1.2, "columnspacing": 1.2}
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8, "handlelength": 1.2, "columnspacing": 1.2}
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of this many inches with one pair of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def _accuracy_axis(axes: Axes) -> None:
+def accuracy_axis(axes: Axes) -> None:
+    """Make the y-axis one of test accuracy."""
     axes.set_ylim(0, 1.02)  # Points at 100% in full.
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylabel("test accuracy")
