@@ -44,23 +44,24 @@ def peak_bytes(name: str, task: str) -> tuple[int, int]:
     _, generator = benchmarked_generator()
     # Libraries that are loaded on first use are no part of the task.
     hypergen.predict_params(nn.Linear(2, 2), generator)
-    before = _start_peak()
+    before = start_peak()
     made = hypergen.predict_params(network, generator) if task == "trace_predict" else build()
-    peak = _peak()
+    after = peak()
     del made
-    return peak - before, size
+    return after - before, size
 
 
-def _start_peak() -> int:
+def start_peak() -> int:
     """Forget the peak so far, where the system can; the memory in use."""
     try:
         (_PROC / "clear_refs").write_text("5")
         return _status("VmRSS")
     except OSError:  # Not Linux, or not allowed: the peak so far is the closest that there is to what is in use.
-        return _peak()
+        return peak()
 
 
-def _peak() -> int:
+def peak() -> int:
+    """The most memory that this process used since :func:`start_peak`."""
     try:
         return _status("VmHWM")
     except OSError:

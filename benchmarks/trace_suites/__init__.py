@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-SUITES = ("torchvision", "timm", "transformers", "libraries")
+SUITES = ("torchvision", "timm", "transformers", "diffusers", "torch_geometric", "pytorch", "peft")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ from hypergen.graph.operations import (
 )
 from hypergen.graph.shape_rules import ASK_PYTORCH, RULES
 
+if TYPE_CHECKING:
+    from hypergen.graph.known_values import KnownValues
+
 # Where a tensor comes from: the node that produced it, or the parameters that it is (a view of); no parameters: it is a
 # constant of the network.
 Origin = int | tuple[str, ...]
@@ -44,12 +48,15 @@ class Recorder(TorchFunctionMode):
         inventory: The network.
         device: ``"meta"``, or ``"cpu"`` for a pass with real values. Everything is kept on this device, whatever the
             network asks for.
+        values: On the meta device: knows the values of integers and booleans, which are then on the CPU.
     """
 
-    def __init__(self, inventory: Inventory, device: str) -> None:
+    def __init__(self, inventory: Inventory, device: str, values: KnownValues | None = None) -> None:
         super().__init__()
         self.inventory = inventory
         self.device = device
+        self.values = values
+        self.made_on = "cpu" if values else device
         self.nodes: list[OpNode] = []
         self.edges: list[tuple[int, int]] = []
         self.operands: dict[int, tuple[list[Tensor], list[Origin]]] = {}  # by node: what it read, and where from
@@ -69,16 +76,28 @@ class Recorder(TorchFunctionMode):
 
     def bring(self, tensor: Tensor) -> Tensor:
         """The tensor that stands in for one from outside, on the recorder's device."""
-        if tensor.device.type == self.device:
+        if self._is_here(tensor):
             return tensor
         if id(tensor) not in self.moved:
             self.outside.append(tensor)
-            self.moved[id(tensor)] = as_meta(tensor) if self.device == "meta" else tensor.to(self.device)
+            if self.values:
+                here = self.values.bring(tensor, constant=not isinstance(tensor, nn.Parameter))
+            else:
+                here = as_meta(tensor) if self.device == "meta" else tensor.to(self.device)
+            self.moved[id(tensor)] = here
         return self.moved[id(tensor)]
+
+    def _is_here(self, tensor: Tensor) -> bool:
+        if tensor.device.type == self.device:
+            # An integer on the meta device that nobody here has made has no value yet.
+            return self.values is None or tensor.is_floating_point() or id(tensor) in self.origins
+        return self.values is not None and not tensor.is_floating_point() and id(tensor) in self.origins
 
     def add_input(self, tensor: Tensor) -> Tensor:
         """Give the network a tensor as an input."""
-        if self.device == "meta":
+        if self.values:
+            here = self.values.bring(tensor.detach(), constant=False)
+        elif self.device == "meta":
             here = as_meta(tensor.detach())
         elif tensor.is_meta:  # only its shape is known
             here = torch.zeros(tensor.shape, dtype=tensor.dtype)
@@ -152,23 +171,26 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         op = operation_name(func)
         if op in METADATA:
-            return func(*args, **kwargs)
+            return func(*args, **kwargs) if self.values is None or op != "device" else torch.device(self.made_on)
         self.running = op
         inputs = tensors_in((args, kwargs) if kwargs else args)
-        if any(tensor.device.type != self.device for tensor in inputs):
+        if any(not self._is_here(tensor) for tensor in inputs):
             args, kwargs = map_tensors(args, self.bring), map_tensors(kwargs, self.bring)
             inputs = [self.bring(tensor) for tensor in inputs]
         if op in _MOVES:
             return args[0]
+        if op in _LEAVES and self.values:
+            args = self.values.value(args[0]), *args[1:]
         args, kwargs = self._on_device(func, op, args, kwargs)
         result = ASK_PYTORCH
-        if self.device == "meta" and (rule := RULES.get(func)):
+        if self.device == "meta" and self.values is None and (rule := RULES.get(func)):
             try:
                 result = rule(*args, **kwargs)
             except Exception:  # not called as it should be: PyTorch says it better
                 result = ASK_PYTORCH
         if result is ASK_PYTORCH:
-            result = func(*args, **kwargs)
+            with self.values or _NO_VALUES:
+                result = func(*args, **kwargs)
         outputs = tensors_in((result,))
         if not outputs and op == "setitem":
             outputs = inputs[:1]
@@ -186,7 +208,7 @@ class Recorder(TorchFunctionMode):
         if op == "to":
             args = tuple(self.device if isinstance(a, (torch.device, str)) or type(a) is int else a for a in args)
         if kwargs.get("device") is not None or (self.device == "meta" and func in _FACTORIES):
-            kwargs = {**kwargs, "device": self.device}
+            kwargs = {**kwargs, "device": self.made_on}
         return args, kwargs
 
     def _record(
@@ -286,8 +308,10 @@ class Recorder(TorchFunctionMode):
 
 
 _FACTORIES = _device_constructors()
+_NO_VALUES = nullcontext()
 _PLAIN = frozenset((bool, int, float, str, torch.dtype, torch.device, torch.Size))
 _MOVES = frozenset(("cpu", "cuda", "xpu", "mps"))
+_LEAVES = frozenset(("tolist", "numpy", "array"))  # PyTorch for Python's or NumPy's numbers
 _MAX_ELEMENTS_COMPARED = 2**22
 
 

@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -17,6 +18,7 @@ from hypergen.errors import TraceError
 from hypergen.graph.computational_graph import ComputationalGraph
 from hypergen.graph.inputs import example_arguments
 from hypergen.graph.inventory import Inventory, on_loan, take_inventory
+from hypergen.graph.known_values import KnownValues
 from hypergen.graph.recorder import Recorder, map_tensors, tensors_in
 
 # Networks up to this size are run with real values where meta tensors do not do.
@@ -28,7 +30,8 @@ def trace(model: nn.Module, example_inputs: Any = None) -> ComputationalGraph:
 
     Costs no arithmetic and no memory, follows Python control flow, and leaves the model as it was. The network is
     traced in evaluation mode: dropout gets no node. A network that looks at values (``.item()``, branches on data) is
-    run once more, as a copy with real values, if its parameters are real and take at most 200 MB.
+    run once more with integers and booleans for real; and if it asks for values of floats, as a copy with real values
+    of everything, if its parameters are real and take at most 200 MB. The graph's ``rung`` says which of these served.
 
     Args:
         model: The network; it may live on the meta device.
@@ -44,23 +47,24 @@ def trace(model: nn.Module, example_inputs: Any = None) -> ComputationalGraph:
     """
     inventory = _checked_inventory(model)
     args, kwargs = example_arguments(model, example_inputs)
+    reason = _reason_against_values(inventory)
+    failure: Exception | None = None
+    where = ""
     with _random_state_kept(), torch.inference_mode(False):
-        recorder = Recorder(inventory, "meta")
-        try:
-            # Nobody asks for gradients, and without them nobody has to keep an autograd graph.
-            with torch.no_grad():
-                return _run(model, recorder, args, kwargs)
-        except Exception as error:
-            failure, where = error, recorder.where(error)
-        reason = _reason_against_values(inventory)
-        if not reason:
+        for rung in ("meta", "fake") if reason else ("meta", "fake", "real"):
+            recorder, network, values = None, model, None
             try:
-                twin = copy.deepcopy(model).cpu()
-                recorder = Recorder(take_inventory(twin), "cpu")
-                with torch.enable_grad():
-                    return _run(twin, recorder, args, kwargs)
+                if rung == "real":
+                    network = copy.deepcopy(model).cpu()
+                    inventory = take_inventory(network)
+                elif rung == "fake":
+                    values = KnownValues(guess=bool(reason))
+                recorder = Recorder(inventory, "cpu" if rung == "real" else "meta", values)
+                # On the way without arithmetic nobody asks for gradients, nor has to keep an autograd graph.
+                with torch.set_grad_enabled(rung == "real"):
+                    return replace(_run(network, recorder, args, kwargs), rung=rung)
             except Exception as error:
-                failure, where = error, recorder.where(error)
+                failure, where = error, recorder.where(error) if recorder else ""
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in((args, kwargs))) or "none"
     way_out = "Pass `example_inputs=` that `model(...)` accepts."
     if reason:
@@ -107,8 +111,11 @@ def _reason_against_values(inventory: Inventory) -> str:
 
 @contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """Leave the random state of PyTorch, Python and NumPy as it was."""
+    """Leave the random state of PyTorch, Python and NumPy as it was; inside, it is always the same one."""
     states = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
+    torch.default_generator.manual_seed(0)
+    random.seed(0)
+    numpy.random.seed(0)
     try:
         yield
     finally:

@@ -1,0 +1,139 @@
+"""Trace every network of the torchvision, timm, Hugging Face and other suites.
+
+``python -m benchmarks.trace --suite all`` prints a line per failure with its cause, a table, and as its last line the
+same figures as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.trace_suites import SUITES, Case, load_suite
+from benchmarks.trace_sweep import Traced, trace_in_fork, warm_up
+from hypergen.evaluation.results import Results, Row
+
+_WIDTH = 110
+_MEGABYTE = 2**20
+
+# Suite or group → the share of its networks that should be traced.
+_AIMS = {"torchvision_classification": 1.0, "timm": 0.995, "transformers": 1.0}
+
+
+def main(arguments: Sequence[str] | None = None) -> Results:
+    """Trace the networks, print a line per failure, the table and, last, its JSON."""
+    options = _parser().parse_args(arguments)
+    rows: list[Row] = []
+    excluded: dict[str, str] = {}
+    if options.cost:
+        from benchmarks.trace_cost import cost_rows
+
+        rows += cost_rows()
+    everything: list[Traced] = []
+    for suite in SUITES if options.suite == "all" else (options.suite,):
+        cases, left_out = load_suite(suite)
+        excluded |= {f"{suite}:{name}": reason for name, reason in left_out.items()}
+        traced = list(sweep(suite, _chosen(cases, options.only, options.limit)))
+        rows += rows_of(suite, traced)
+        groups = list(dict.fromkeys(case.group for case in traced if case.group))
+        for group in groups:
+            rows += rows_of(f"{suite}_{group}", [case for case in traced if case.group == group], brief=True)
+        everything += traced
+    if options.suite == "all":
+        rows += rows_of("all", everything)
+    details = {"suite": options.suite, "only": options.only, "limit": options.limit, "excluded": excluded}
+    results = Results("trace", 0, tuple(rows), details)
+    if options.output:
+        results.write(options.output)
+        lines = [json.dumps(asdict(traced)) for traced in everything]
+        (options.output / "networks.jsonl").write_text("\n".join(lines) + "\n")
+    console = Console()
+    results.print_table(console if console.width >= _WIDTH else Console(width=_WIDTH))
+    print(results.to_json())
+    return results
+
+
+def sweep(suite: str, cases: Sequence[Case]) -> Iterator[Traced]:
+    """Trace cases one after the other; print a line for each that fails or whose graph is not right."""
+    warm_up()
+    for case in track(cases, f"Tracing {suite}", transient=True):
+        traced = trace_in_fork(case)
+        name = f"{suite}:{case.name}"
+        if traced.failure:
+            print(f"FAILED {name}: {traced.failure}", flush=True)
+        elif traced.wrong:
+            more = f" (and {len(traced.wrong) - 1} more)" if len(traced.wrong) > 1 else ""
+            print(f"WRONG {name}: {traced.wrong[0]}{more}", flush=True)
+        yield traced
+
+
+def rows_of(suite: str, networks: Sequence[Traced], *, brief: bool = False) -> list[Row]:
+    """The figures of a suite, or the counts alone of one of its groups."""
+    traced = [network for network in networks if not network.failure]
+    right = [network for network in traced if not network.wrong]
+    share = len(traced) / len(networks) if networks else float("nan")
+    rows = [
+        Row(f"{suite}_models_tried", len(networks)),
+        Row(f"{suite}_models_traced", len(traced)),
+        Row(f"{suite}_models_right", len(right)),
+        Row(f"{suite}_traced_share", share, n=len(networks), aim=_AIMS.get(suite)),
+    ]
+    if brief:
+        return rows
+    values = sum(network.parameter_values for network in traced)
+    covered = sum(network.covered_values for network in traced)
+    seconds = sorted(network.seconds for network in traced)
+    rungs = Counter(network.rung for network in traced)
+    row = Row.from_values
+    return [
+        *rows,
+        Row(f"{suite}_parameters_covered", covered / values if values else float("nan"), n=len(traced)),
+        Row(f"{suite}_models_with_unused_parameters", sum(bool(network.unused) for network in traced), better="lower"),
+        *(Row(f"{suite}_rung_{rung}", rungs[rung]) for rung in ("meta", "fake", "real")),
+        row(f"{suite}_seconds_median", seconds, aim=0.1, better="lower", statistic="median"),
+        Row(f"{suite}_seconds_p95", _percentile(seconds, 95), n=len(seconds), better="lower"),
+        Row(f"{suite}_seconds_max", max(seconds, default=float("nan")), n=len(seconds), aim=10.0, better="lower"),
+        Row(
+            f"{suite}_peak_megabytes_max",
+            max((network.peak_bytes / _MEGABYTE for network in traced), default=float("nan")),
+            n=len(traced),
+            aim=2048.0,
+            better="lower",
+        ),
+    ]
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    return statistics.quantiles(values, n=100)[percent - 1] if len(values) > 1 else float("nan")
+
+
+def _chosen(cases: Iterable[Case], pattern: str, limit: int | None) -> list[Case]:
+    """The cases whose name fits, at most ``limit``, spread evenly over the suite."""
+    fitting = [case for case in cases if re.search(pattern, case.name)]
+    if limit is None or limit >= len(fitting):
+        return fitting
+    return [fitting[i * len(fitting) // limit] for i in range(limit)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks.trace", description=__doc__)
+    add = parser.add_argument
+    add("--suite", choices=(*SUITES, "all"), default="all", help="which networks")
+    add("--only", default="", metavar="PATTERN", help="a regular expression that names have to contain")
+    add("--limit", type=int, help="at most so many networks per suite, spread over it")
+    add("--no-cost", dest="cost", action="store_false", help="leave out ResNet-50's and ten billion parameters' cost")
+    add("--output", type=Path, help="a folder for results.json, results.md and networks.jsonl, a line per network")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Traces the networks of a suite one by one, each in a forked process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+import warnings
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import nn
+
+import hypergen
+from benchmarks.memory import peak, start_peak
+from benchmarks.trace_suites import Case
+from hypergen.errors import TraceError
+from hypergen.graph.properties import violations
+
+_FORK = multiprocessing.get_context("fork")
+
+
+@dataclass
+class Traced:
+    """What came out of tracing one network.
+
+    Attributes:
+        case: Name of the network.
+        group: Its group in the suite.
+        failure: Why there is no graph; empty where there is one.
+        wrong: In which ways the graph is not right.
+        rung: The rung of the ladder that served.
+        seconds: That the trace took.
+        peak_bytes: By how much it raised the memory of the process.
+        parameter_values: How many values the network's parameters have.
+        covered_values: How many of them are on a node.
+        unused: Names of parameters that no operation reads.
+        nodes: Number of nodes.
+        on_meta: Whether the network could be built on the meta device.
+    """
+
+    case: str
+    group: str = ""
+    failure: str = ""
+    wrong: list[str] = field(default_factory=list)
+    rung: str = ""
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    parameter_values: int = 0
+    covered_values: int = 0
+    unused: list[str] = field(default_factory=list)
+    nodes: int = 0
+    on_meta: bool = True
+
+
+def warm_up() -> None:
+    """Load what torch loads on first use, once for all processes that are forked from this one."""
+    layer = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+    hypergen.trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.Linear(4, 8), layer), torch.zeros(1, 3, 4, 4))
+
+
+def trace_in_fork(case: Case, limit: float = 300.0) -> Traced:
+    """Build, trace and check one network in a process of its own.
+
+    Args:
+        case: The network.
+        limit: Seconds after which it counts as failed.
+    """
+    here, there = _FORK.Pipe(duplex=False)
+    process = _FORK.Process(target=_send, args=(case, there))
+    process.start()
+    there.close()
+    try:
+        if here.poll(limit):
+            return here.recv()
+        return Traced(case.name, case.group, f"took more than {limit:.0f} s")
+    except EOFError:
+        process.join()
+        return Traced(case.name, case.group, f"the process ended with exit code {process.exitcode}")
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+def _send(case: Case, connection: Connection) -> None:
+    warnings.simplefilter("ignore")
+    connection.send(trace_case(case))
+
+
+def trace_case(case: Case) -> Traced:
+    """Build, trace and check one network."""
+    traced = Traced(case.name, case.group)
+    try:
+        model = _built(case, traced)
+        inputs = case.inputs() if case.inputs else None
+    except Exception as error:
+        traced.failure = f"could not be built: {type(error).__name__}: {_one_line(error)}"
+        return traced
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    traced.parameter_values = sum(sizes.values())
+    before, start = start_peak(), time.perf_counter()
+    try:
+        graph = hypergen.trace(model, inputs)
+    except TraceError as error:
+        traced.failure = _one_line(error)
+        return traced
+    except Exception as error:
+        traced.failure = f"{type(error).__name__}: {_one_line(error)}"
+        return traced
+    finally:
+        traced.seconds, traced.peak_bytes = time.perf_counter() - start, peak() - before
+    traced.rung = graph.rung
+    traced.nodes = len(graph.nodes)
+    traced.unused = list(graph.unused_parameters)
+    traced.covered_values = sum(sizes.get(name, 0) for name in graph.readers)
+    traced.wrong = violations(graph, model)
+    return traced
+
+
+def _built(case: Case, traced: Traced) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return case.build()
+    except Exception:  # Constructors that look at values: `.item()`, `.tolist()`, numpy.
+        traced.on_meta = False
+        return case.build()
+
+
+def _one_line(error: Any) -> str:
+    return " ".join(str(error).split())
