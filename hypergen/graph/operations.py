@@ -28,7 +28,7 @@ CONSTANT_OPS = frozenset(
 # Operations that rearrange or select values without computing new ones.
 SHAPE_OPS = frozenset(
     """reshape view flatten unflatten squeeze unsqueeze permute transpose t T mT H mH swapaxes swapdims movedim moveaxis
-    view_as     expand expand_as broadcast_to getitem chunk split split_with_sizes tensor_split unbind narrow select
+    view_as expand expand_as broadcast_to getitem chunk split split_with_sizes tensor_split unbind narrow select
     index_select repeat repeat_interleave roll flip reshape_as pixel_shuffle pixel_unshuffle channel_shuffle unfold
     stack_view adjoint diagonal rot90 pad constant_pad_nd""".split()
 )

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 from hypergen.graph.arguments import attributes_of, bound_arguments, role_names
+from hypergen.graph.attention import fold_attention
 from hypergen.graph.calls import CallLog
 from hypergen.graph.computational_graph import ComputationalGraph, OpNode, edge_tensor
 from hypergen.graph.inventory import Inventory
@@ -59,7 +60,7 @@ class Recorder(TorchFunctionMode):
         self.made_on = "cpu" if values else device
         self.nodes: list[OpNode] = []
         self.edges: list[tuple[int, int]] = []
-        self.operands: dict[int, tuple[list[Tensor], list[Origin]]] = {}  # by node: what it read, and where from
+        self.operands: dict[int, list[tuple[Tensor, Origin]]] = {}  # by node: what it read, and where from
         self.origins: dict[int, Origin] = {}  # by the id of a tensor
         self.sharing: dict[int, list[Tensor]] = {}  # by storage; also keeps the tensors alive, so that ids stay unique
         self.moved: dict[int, Tensor] = {}  # id of a tensor from outside → the one that stands in for it here
@@ -240,7 +241,7 @@ class Recorder(TorchFunctionMode):
         else:
             bound = bound_arguments(op, func, args, kwargs)
             origin = self._add_node(self._node(op, bound, names, inputs, outputs[0]), sources)
-            self.operands[origin] = inputs, origins
+            self.operands[origin] = list(zip(inputs, origins, strict=False))
         for output in outputs:
             if id(output) not in self.origins:
                 self._know(output, origin)
@@ -296,13 +297,14 @@ class Recorder(TorchFunctionMode):
         parameters = self.inventory.parameters
         own = {name: self.bring(parameter) for name, parameter in parameters.items()}
         buffers = {name: self.moved.get(id(buffer), buffer) for name, buffer in self.inventory.buffers.items()}
+        nodes, edges, outputs = fold_attention(self.nodes, self.edges, self.operands, self._outputs(result))
         return ComputationalGraph(
-            tuple(self.nodes),
-            edge_tensor(self.edges),
+            tuple(nodes),
+            edge_tensor(edges),
             {name: tuple(parameter.shape) for name, parameter in parameters.items()},
             tuple(name for name in parameters if name not in self.read),
             self.inventory.tied,
-            self._outputs(result),
+            outputs,
             calls=self.log.finish(own, buffers, tensors_in((result,))),
         )
 

@@ -203,13 +203,6 @@ def test_transformer_layer_never_takes_its_fused_path(frozen, looks_at_values):
         ("add", [5, 8]),
         ("layer_norm", [9], weights("layer.norm2")),
     ]
-    if looks_at_values:
-        expected.insert(1, ("sum", [0]))
-        shifted = {0: 0} | {i: i + 1 for i in range(1, 11)}
-        expected = [
-            (op, [shifted[s] for s in sources], *rest) if op != "sum" else (op, sources)
-            for op, sources, *rest in expected
-        ]
     check(net, TOKENS, expected)
 
 
@@ -270,10 +263,9 @@ def test_writing_into_a_tensor_reaches_its_views():
     expected = [
         ("input", []),
         ("linear", [0], weights("layer")),
-        ("getitem", [1]),
         ("mul", [1]),
-        ("sigmoid", [3]),
-        ("add", [4]),
+        ("sigmoid", [2]),
+        ("add", [3]),
     ]
     check(Net(forward, layer=nn.Linear(6, 6)), VECTORS, expected)
 
@@ -425,7 +417,7 @@ def test_branch_on_values_is_followed_with_real_values():
         return self.layer(x) if x.abs().sum().item() < 1e9 else self.other(x)
 
     net = Net(forward, layer=nn.Linear(6, 6), other=nn.Linear(6, 6))
-    expected = [("input", []), ("abs", [0]), ("sum", [1]), ("linear", [0], weights("layer"))]
+    expected = [("input", []), ("linear", [0], weights("layer"))]  # no output depends on the sum
     check(net, VECTORS, expected, unused=["other.weight", "other.bias"])
 
 
