@@ -179,7 +179,7 @@ class Zoo:
         return self.layouts[self._row(position)["layout"]]
 
     def parameters(self, position: int) -> dict[str, Tensor]:
-        """The parameters of one checkpoint: what a network's ``named_parameters()`` are, those that are frozen included.
+        """The parameters of one checkpoint, under the names of ``model.named_parameters()``, frozen ones included.
 
         Args:
             position: In this zoo, from 0.

@@ -258,7 +258,7 @@ class ZooWriter:
         if len(given) > 1:
             raise ValueError(
                 f"the run {run!r} would be in several splits: named {named!r}, of its parent {parent!r}, of its "
-                f"earlier checkpoints {before!r}. All checkpoints of a run, and of those that go on from it, are in one."
+                f"earlier checkpoints {before!r}. Checkpoints of a run, and of those that go on from it, are in one."
             )
         split_run = given.pop() if given else split_of(run, self.shares)
         split_task = row.get("split_task") or (None if task is None else split_of(task, self.shares))
