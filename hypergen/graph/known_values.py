@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from hypergen.graph.recorder import as_meta
+from hypergen.graph.recorder import as_meta, storage_of
 
 # Floats are known too where they follow from constants, as long as they are few; integers and booleans up to 128 MB.
 _MAX_KNOWN_FLOATS = 2**20
@@ -71,12 +71,12 @@ class KnownValues(TorchDispatchMode):
 
     def _remember(self, meta: Tensor, twin: Tensor) -> None:
         self.twins[id(meta)] = twin
-        self.kept.setdefault(meta.untyped_storage()._cdata, []).append(meta)
+        self.kept.setdefault(storage_of(meta), []).append(meta)
 
     def _forget(self, meta: Tensor) -> None:
         """Something unknown was written into this tensor and so into its views."""
         # They stay alive in `kept`, so that no other tensor gets their ids.
-        for other in self.kept.get(meta.untyped_storage()._cdata, ()):
+        for other in self.kept.get(storage_of(meta), ()):
             self.twins.pop(id(other), None)
 
     def _knows(self, tensor: Tensor) -> bool:

@@ -110,7 +110,7 @@ class Recorder(TorchFunctionMode):
         return here
 
     def _know(self, tensor: Tensor, origin: Origin) -> None:
-        storage = _storage(tensor)
+        storage = storage_of(tensor)
         self.origins[id(tensor)] = origin
         self.sharing.setdefault(storage, []).append(tensor)
         if storage < 0 and is_functorch_wrapped_tensor(tensor):  # vmap hands out what is inside
@@ -124,7 +124,7 @@ class Recorder(TorchFunctionMode):
             # Made where nobody looks: an attribute of a module, or an alias of a tensor, as `nn.Parameter(x)` and an
             # autograd function that returns its input make them.
             origin = CONSTANT
-            for other in self.sharing.get(_storage(tensor), ()):
+            for other in self.sharing.get(storage_of(tensor), ()):
                 if _overlap(tensor, other):
                     origin = self.origins[id(other)]
             self._know(tensor, origin)
@@ -132,12 +132,12 @@ class Recorder(TorchFunctionMode):
 
     def _relatives(self, tensor: Tensor) -> list[Tensor]:
         """The tensors seen so far that share elements with this one."""
-        others = self.sharing.get(_storage(tensor), ())
+        others = self.sharing.get(storage_of(tensor), ())
         return [other for other in others if other is not tensor and _overlap(tensor, other)]
 
     def _write(self, tensor: Tensor, node: int) -> None:
         self.origins[id(tensor)] = node
-        for other in self.sharing.get(_storage(tensor), ()):
+        for other in self.sharing.get(storage_of(tensor), ()):
             if other is not tensor and _overlap(tensor, other):
                 self.origins[id(other)] = node
 
@@ -361,7 +361,7 @@ def tensors_in(values: Iterable[Any]) -> list[Tensor]:
     return tensors
 
 
-def _storage(tensor: Tensor) -> int:
+def storage_of(tensor: Tensor) -> int:
     try:
         return tensor.untyped_storage()._cdata
     except (NotImplementedError, RuntimeError):  # sparse, nested or wrapped: shares with no other
