@@ -50,6 +50,7 @@ _SIGNATURES: dict[str, str] = {
 _SYNONYMS = {
     "axis": "dim", "axis0": "dim0", "axis1": "dim1", "axes": "dims", "self": "input",
     "split_size_or_sections": "split_size", "split_sizes": "split_size", "indices_or_sections": "split_size",
+    "indices": "split_size",
     "sections": "split_size", "embed_dim_to_check": "embed_dim",
 }  # fmt: skip
 
@@ -113,8 +114,9 @@ def attributes_of(op: str, bound: Mapping[str, Any], input_rank: int, output_ran
         attributes[key] = value
     if spatial and "kernel_size" in attributes and "conv" not in op:
         attributes.setdefault("stride", attributes["kernel_size"])
-    if op == "transpose" and "dim0" not in attributes:
-        attributes |= {"dim0": max(input_rank - 2, 0), "dim1": max(input_rank - 1, 0)}
+    if op == "transpose":
+        axes = attributes.get("dim0", max(input_rank - 2, 0)), attributes.get("dim1", max(input_rank - 1, 0))
+        attributes["dim0"], attributes["dim1"] = min(axes), max(axes)
     if op == "multi_head_attention" and attributes.get("num_heads"):
         attributes["head_dim"] = attributes["embed_dim"] // attributes["num_heads"]
     return attributes

@@ -24,7 +24,7 @@ _ADDITIVE = frozenset(("add", "sub", "baddbmm"))
 # What may happen to the scores before the softmax, and to the weights after it.
 _BEFORE = _VIEWS | {
     "mul", "div", "add", "sub", "masked_fill", "where", "clamp", "tanh", "max", "maximum", "amax", "nan_to_num",
-    "setitem", "cat",
+    "getitem", "setitem", "cat",
 }  # fmt: skip
 _AFTER = _VIEWS | {"mul", "div", "sum", "masked_fill", "where", "nan_to_num", "getitem"}
 

@@ -163,11 +163,16 @@ def _complaints(node: OpNode, sources: list[tuple[int, ...]], weight: tuple[int,
             yield f"has other channels than its weight {weight}"
         if one and len(one) >= len(weight) - 1 and one[axis] != inside:
             yield f"reads {one}, which does not fit its weight {weight} in {groups} groups"
-    elif weight and node.op == "embedding" and len(weight) == 2 and shape[-1] != weight[1]:
+    elif weight and node.op == "embedding" and len(weight) == 2 and shape[-1] not in weight:
         yield f"has other features than its table {weight}"
-    elif weight and node.op == "layer_norm" and shape[len(shape) - len(weight) :] != weight:
+    elif weight and node.op == "layer_norm" and node.attributes["normalized_shape"] != weight:
         yield f"does not fit its weight {weight}"
-    elif weight and node.op in ("batch_norm", "group_norm", "instance_norm") and shape[1:2] != weight:
+    elif (
+        weight
+        and node.op in ("batch_norm", "group_norm", "instance_norm")
+        and len(weight) == 1
+        and shape[1:2] != weight
+    ):
         yield f"does not fit its weight {weight}"
     elif node.op == "cat" and len(sources) > 1 and not node.parameters and not node.shared:
         # Constants among the parts are not nodes, so there may be more than the sources tell.
