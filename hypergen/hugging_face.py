@@ -10,13 +10,16 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
 
-from hypergen.errors import HypergenError
+from hypergen.errors import HypergenError, TraceError
+from hypergen.graph import trace
 
-_SCALES = (64, 32, 16, 8, 4, 2, 1)
+_SCALES = (32, 8, 2, 1)
+_DIVISORS = (32, 16, 8, 4, 2, 1)
 _LAYERS = 2
 _EXPERTS = 4
 _VOCABULARY = 1024
@@ -38,7 +41,7 @@ _KINDS = tuple(
         "head_width": r"head_dim|d_kv|dim_head|head_size|d_head|rotary_dim|mrope_section|hidden_size_per_head|"
         r"attention_head_width",
         "heads": r"heads?(_per_stage)?$|heads_k$|heads_kv$",
-        "depths": r"^depths$|blocks_per_stage|^layers_per_stage|num_block_repeats|stage_numb_of_layers|stage_num_blocks",
+        "depths": r"^depths$|blocks_per_stage|layers_per_stage|num_block_repeats|stage_numb_of_layers|stage_num_blocks",
         "layers": r"(^|_)(num|n)_(hidden_|encoder_|decoder_|text_|vision_)?(layers?|blocks)$|(encoder|decoder)_layers$|"
         r"^depth$|_depth$|^layers$|_num_layers$|^num_.*_layers$|^n_layers?$",
         "width": r"hidden|embed|embd|emb_|d_model|d_ff|d_inner|n_inner|ffn|intermediate|dim$|dims$|dimension|proj|"
@@ -58,7 +61,7 @@ def small_configs(model_type: str) -> Iterator[Any]:
         model_type: A key of ``transformers.CONFIG_MAPPING``.
 
     Returns:
-        ``transformers.PretrainedConfig``s.
+        ``transformers.PretrainedConfig``s; behind them all the default one.
     """
     from transformers import CONFIG_MAPPING
 
@@ -74,6 +77,7 @@ def small_configs(model_type: str) -> Iterator[Any]:
             yield type(default).from_dict(copy.deepcopy(values))
         except Exception:  # a configuration says in its own words that sizes do not fit
             continue
+    yield default
 
 
 def model_class_names() -> dict[str, list[str]]:
@@ -89,7 +93,7 @@ def model_class_names() -> dict[str, list[str]]:
 
 
 def small_model(model_type: str, class_name: str) -> nn.Module:
-    """The narrowest model of a type that can be built.
+    """The narrowest model of a type that can be built and run.
 
     Args:
         model_type: A key of ``transformers.CONFIG_MAPPING``.
@@ -103,13 +107,22 @@ def small_model(model_type: str, class_name: str) -> nn.Module:
     """
     import transformers
 
+    cls = getattr(transformers, class_name)
+    first: nn.Module | None = None
     failure: Exception | None = None
     for config in small_configs(model_type):
         try:
-            return getattr(transformers, class_name)(config)
+            model = cls(config)
         except Exception as error:
             failure = error
-    raise HypergenError(f"{class_name} cannot be built: {type(failure).__name__}: {failure}") from failure
+            continue
+        first = first or model
+        with suppress(TraceError):  # sizes that do not fit together are noticed when the model runs
+            trace(model)
+            return model
+    if first is None:
+        raise HypergenError(f"{class_name} cannot be built: {type(failure).__name__}: {failure}") from failure
+    return first
 
 
 def _kind(name: str) -> str:
@@ -165,7 +178,8 @@ def _value(name: str, value: Any, scale: int, fewer_heads: int) -> Any:
         return max(1, value // fewer_heads)
     if kind == "head_width":
         return max(2, value // (scale // fewer_heads))
-    return max(_NARROWEST, -(-value // scale)) if kind == "width" and value > _NARROWEST else value
+    # Multiples of 4, which grouped matrix products ask for.
+    return max(_NARROWEST, -(-value // (4 * scale)) * 4) if kind == "width" and value > _NARROWEST else value
 
 
 def _head_divisor(config: Mapping[str, Any], scale: int) -> int:
@@ -177,7 +191,7 @@ def _head_divisor(config: Mapping[str, Any], scale: int) -> int:
     )
     if heads and width and not sizes:
         sizes = [width // max(heads)]
-    for divisor in (d for d in _SCALES if d <= scale):
+    for divisor in (d for d in _DIVISORS if d <= scale):
         rest = scale // divisor
         if all(h % divisor == 0 and h > divisor for h in heads) and all(
             s % rest == 0 and s // rest >= 4 for s in sizes

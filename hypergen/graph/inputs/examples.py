@@ -1,0 +1,180 @@
+"""An example for each argument that Hugging Face models call by the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hypergen.graph.inputs.facts import Facts
+
+
+def _floats(*shape: int) -> Tensor:
+    return torch.empty(shape, device="meta")
+
+
+# Texts
+
+
+def _input_ids(facts: Facts) -> Tensor:
+    tokens = facts.tokens()
+    return torch.stack([tokens, tokens], 1) if type(facts.model).__name__.endswith("ForMultipleChoice") else tokens
+
+
+def _bbox(facts: Facts) -> Tensor:
+    box = torch.tensor([1, 1, 2, 2]).expand(1, facts.length, 4).clone()
+    return box.float() / 10 if hasattr(facts.config, "dim_bbox") else box
+
+
+def _entity_position_ids(facts: Facts) -> Tensor:
+    positions = torch.full((1, 2, facts.number("max_mention_length", default=30)), -1)
+    positions[..., :3] = torch.arange(3)
+    return positions
+
+
+# Images
+
+
+def _pixel_values(facts: Facts) -> Tensor:
+    if {"image_grid_thw", "grid_thw", "image_grid_hw"} & set(facts.accepted):
+        return facts.patches
+    if {"spatial_shapes", "pixel_position_ids", "image_position_ids"} & set(facts.accepted):
+        return facts.patches[None]
+    shape: tuple[int, ...] = (facts.channels, *facts.image_size)
+    first = facts.first(nn.Conv2d, nn.Conv3d)
+    if "aspect_ratio_ids" in facts.accepted:
+        shape = (1, facts.number("max_num_tiles", among="vision config", default=4), *shape)
+    elif "pixel_attention_mask" in facts.accepted or hasattr(facts.config, "image_grid_pinpoints"):
+        shape = (1, *shape)
+    elif isinstance(first, nn.Conv3d) or (facts.frames > 1 and "pixel_values_videos" not in facts.accepted):
+        shape = (max(facts.frames, 2), *shape)
+    return _floats(1, *shape)
+
+
+def _pixel_values_videos(facts: Facts) -> Tensor:
+    if "video_grid_thw" in facts.accepted:
+        return facts.patches
+    return _floats(1, max(facts.frames, 4), facts.channels, *facts.image_size)
+
+
+def _image_grid_thw(facts: Facts) -> Tensor:
+    return torch.tensor([facts.grid])
+
+
+def _grid_hw(facts: Facts) -> Tensor:
+    return torch.tensor([facts.grid[1:]])
+
+
+def _image_sizes(facts: Facts) -> Tensor:
+    return torch.tensor([facts.image_size])
+
+
+def _positions_of_patches(facts: Facts) -> Tensor:
+    rows, columns = facts.grid[1:]
+    return torch.cartesian_prod(torch.arange(columns), torch.arange(rows))[None]
+
+
+def _patch_mask(facts: Facts) -> Tensor:
+    if "spatial_shapes" in facts.accepted:
+        return torch.ones(1, len(facts.patches), dtype=torch.int64)
+    return torch.ones(1, 1, *facts.image_size, dtype=torch.int64)
+
+
+def _hidden_states(facts: Facts) -> Tensor:
+    if "grid_thw" in facts.accepted:
+        return facts.patches
+    return _floats(1, facts.length, facts.number("hidden_size", default=768))
+
+
+def _flattened_patches(facts: Facts) -> Tensor:
+    """A row and a column number before each patch's values."""
+    values = facts.number("patch_embed_hidden_size", among="vision config", default=768)
+    places = torch.cartesian_prod(torch.arange(1.0, 5), torch.arange(1.0, 5))
+    return torch.cat([places, torch.zeros(16, values)], 1)[None]
+
+
+# Sounds
+
+
+def _input_values(facts: Facts) -> Tensor:
+    """A waveform, or a spectrogram where the configuration counts its bins and frames."""
+    bins, frames = (facts.tell(name, among="audio config") for name in ("num_mel_bins", "max_length"))
+    if bins and frames:
+        return _floats(1, frames, bins)
+    channels = facts.tell("audio_channels", among="audio config")
+    return _floats(1, *((channels,) if channels else ()), 16000)
+
+
+def _input_features(facts: Facts) -> Tensor:
+    """A spectrogram, with the bins where the first layer reads them."""
+    bins, frames = facts.mel_bins, facts.sound_frames
+    first = facts.first(nn.Conv1d, nn.Conv2d, nn.Linear, nn.LayerNorm)
+    if isinstance(first, nn.Conv1d) and first.in_channels == bins:
+        return _floats(1, bins, frames)
+    return _floats(1, frames, bins)
+
+
+def _sound_mask(facts: Facts) -> Tensor:
+    return torch.ones(1, facts.sound_frames, dtype=torch.int64)
+
+
+# Time series
+
+
+def _past_values(facts: Facts) -> Tensor:
+    context = facts.number("context_length", "prediction_length", default=32)
+    lags = max(facts.tell("lags_sequence", default=None) or [0])
+    channels = facts.number("num_input_channels", "input_size", default=1)
+    several = channels > 1 or hasattr(facts.config, "num_input_channels")
+    return _floats(1, context + lags, *((channels,) if several else ()))
+
+
+def _past_time_features(facts: Facts) -> Tensor:
+    return _floats(1, _past_values(facts).shape[1], facts.tell("num_time_features", default=0))
+
+
+def _past_observed_mask(facts: Facts) -> Tensor:
+    return torch.ones(_past_values(facts).shape)
+
+
+EXAMPLES: dict[str, Callable[[Facts], Any]] = {
+    "input_ids": _input_ids,
+    "decoder_input_ids": lambda facts: facts.tokens(),
+    "qformer_input_ids": lambda facts: facts.tokens(),
+    "attention_mask": lambda facts: torch.ones(1, facts.length, dtype=torch.int64),
+    "bbox": _bbox,
+    "entity_ids": lambda facts: torch.tensor([[1, 2]]),
+    "entity_position_ids": _entity_position_ids,
+    "task_inputs": lambda facts: facts.tokens(facts.number("task_seq_len", default=77)),
+    "inputs_embeds": lambda facts: _floats(1, facts.length, facts.number("hidden_size", default=768)),
+    "query_embeds": lambda facts: _floats(1, 4, facts.number("hidden_size", default=768)),
+    "hidden_states": _hidden_states,
+    "pixel_values": _pixel_values,
+    "prompt_pixel_values": _pixel_values,
+    "prompt_masks": _pixel_values,
+    "image": _pixel_values,
+    "pixel_values_videos": _pixel_values_videos,
+    "image_grid_thw": _image_grid_thw,
+    "grid_thw": _image_grid_thw,
+    "video_grid_thw": _image_grid_thw,
+    "image_grid_hw": _grid_hw,
+    "spatial_shapes": _grid_hw,
+    "image_sizes": _image_sizes,
+    "aspect_ratio_ids": lambda facts: torch.ones(1, 1, dtype=torch.int64),
+    "aspect_ratio_mask": lambda facts: torch.ones(
+        1, 1, facts.number("max_num_tiles", among="vision config", default=4)
+    ),
+    "pixel_position_ids": _positions_of_patches,
+    "image_position_ids": _positions_of_patches,
+    "pixel_attention_mask": _patch_mask,
+    "flattened_patches": _flattened_patches,
+    "input_values": _input_values,
+    "input_features": _input_features,
+    "input_features_mask": _sound_mask,
+    "feature_attention_mask": _sound_mask,
+    "past_values": _past_values,
+    "past_time_features": _past_time_features,
+    "past_observed_mask": _past_observed_mask,
+}

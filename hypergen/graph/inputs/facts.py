@@ -1,0 +1,156 @@
+"""What a Hugging Face model tells about its inputs' sizes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_LENGTH = 16
+_TOWERS = {
+    "vision": "vision_config image_config backbone_config visual_config vision_encoder_config vision_model_config",
+    "audio": "audio_config audio_encoder_config encoder_config speech_config sound_config audio_tower_config",
+}
+
+
+class Facts:
+    """A model's configuration, the configurations of its towers, and its forward signature.
+
+    Args:
+        model: A ``transformers.PreTrainedModel``.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.config = model.config
+        signature = inspect.signature(model.forward).parameters
+        named = [p for p in signature.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        self.accepted = [p.name for p in named]
+        self.required = [p.name for p in named if p.default is p.empty]
+        main = model.main_input_name
+        self.main = [main] if isinstance(main, str) else list(main)
+        self.text = self.config.get_text_config()
+        self.vision = self._tower("vision", bool({"pixel_values", "pixel_values_videos"} & set(self.main)))
+        self.audio = self._tower("audio", bool({"input_features", "input_values"} & set(self.main)))
+
+    def _tower(self, kind: str, itself: bool) -> Any:
+        for config in (self.config, getattr(self.config, "thinker_config", None)):
+            for name in _TOWERS[kind].split():
+                part = getattr(config, name, None)
+                if part is not None and hasattr(part, "to_dict"):
+                    return part
+        return self.config if itself or (kind == "vision" and hasattr(self.config, "image_size")) else None
+
+    def tell(self, *names: str, among: str = "config", default: Any = None) -> Any:
+        """The first value that the configurations give to one of these names.
+
+        Args:
+            names: Names of attributes, the preferred one first.
+            among: The configurations to ask, of ``config text vision audio``, the preferred one first.
+            default: What to answer where none tells.
+        """
+        for config in among.split():
+            for name in names:
+                value = getattr(getattr(self, config), name, None)
+                if value is not None and not callable(value):
+                    return value
+        return default
+
+    def number(self, *names: str, among: str = "config", default: int) -> int:
+        """As :meth:`tell`, for what counts: of several numbers the first."""
+        value = self.tell(*names, among=among, default=default)
+        value = value[0] if isinstance(value, (tuple, list)) and value else value
+        return value if type(value) is int and value > 0 else default
+
+    def first(self, *kinds: type[nn.Module]) -> Any:
+        """The first module of one of these classes, in the order of registration."""
+        return next((module for module in self.model.modules() if isinstance(module, kinds)), None)
+
+    # Text
+
+    @cached_property
+    def length(self) -> int:
+        """Of a text."""
+        names = ("max_position_embeddings", "n_positions", "max_target_positions", "max_sequence_length")
+        longest = self.number(*names, among="text config", default=0)
+        # Some count positions from behind the padding's index.
+        return min(_LENGTH, longest - 2) if longest > 4 else _LENGTH
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Number of tokens."""
+        return self.number("vocab_size", among="text config", default=1000)
+
+    def tokens(self, length: int | None = None) -> Tensor:
+        """Ordinary tokens, ``[1, length]``, with the one that ends a sequence at the end."""
+        special = {v for c in (self.config, self.text) for k, v in vars(c).items() if k.endswith(("_id", "_index"))
+                   and type(v) is int}  # fmt: skip
+        plain = [i for i in range(min(self.vocabulary, 200)) if i not in special] or [0]
+        chosen = [plain[(7 * i + 3) % len(plain)] for i in range(length or self.length)]
+        end = self.tell("eos_token_id", among="text config")
+        end = end[0] if isinstance(end, list) and end else end
+        if isinstance(end, int) and 0 <= end < self.vocabulary:
+            chosen[-1] = end
+        return torch.tensor([chosen])
+
+    # Images
+
+    @cached_property
+    def channels(self) -> int:
+        """Of an image."""
+        first = self.first(nn.Conv2d, nn.Conv3d)
+        told = self.number(
+            "num_channels", "in_channels", "in_chans", "image_channels", among="vision config", default=0
+        )
+        return told or (first.in_channels if first else 3)
+
+    @cached_property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width."""
+        size = self.tell("image_size", "img_size", "input_size", among="vision config", default=224)
+        if isinstance(size, Mapping):
+            size = (size["height"], size["width"])
+        height, width = size if isinstance(size, (tuple, list)) else (size, size)
+        return height, width
+
+    @cached_property
+    def patch_size(self) -> int:
+        """Side of a square patch."""
+        return self.number("patch_size", "spatial_patch_size", among="vision config", default=14)
+
+    @cached_property
+    def grid(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of patches, where images come as lists of patches."""
+        side = 2 * self.number("spatial_merge_size", "merge_size", among="vision config", default=2)
+        return 1, side, side
+
+    @cached_property
+    def patches(self) -> Tensor:
+        """An image as a list of patches: ``[patches, values]``."""
+        frames = self.number("temporal_patch_size", "patch_temporal", among="vision config", default=1)
+        values = self.channels * frames * self.patch_size**2
+        return torch.empty(self.grid[1] * self.grid[2], values, device="meta")
+
+    @cached_property
+    def frames(self) -> int:
+        """Of a clip; 1 where the model looks at images."""
+        return self.number("num_frames", "frames_per_clip", "video_length", among="vision config", default=1)
+
+    # Sounds
+
+    @cached_property
+    def mel_bins(self) -> int:
+        """Of a spectrogram."""
+        names = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "mel_bins", "n_mels",
+                 "feature_size", "input_dim", "input_feat_size", "num_mel_filters")  # fmt: skip
+        return self.number(*names, among="audio config", default=80)
+
+    @cached_property
+    def sound_frames(self) -> int:
+        """Of a spectrogram."""
+        longest = self.number("max_source_positions", among="audio config", default=0)
+        return 2 * longest if longest else 128
