@@ -51,11 +51,16 @@ class Repeat:
         """What is repeated, in one line: ``blocks.0 … 11``."""
         first, last = self.modules[0], self.modules[-1]
         if not first or first == last:
-            return "–".join(first)
+            return "–".join(dict.fromkeys(first))
         home = first[0].split(".")
         shared = min(len(commonprefix([home, name.split(".")])) for name in (*first, *last))
-        ends = [list(dict.fromkeys(".".join(name.split(".")[shared:]) for name in names)) for names in (first, last)]
-        return ".".join([*home[:shared], ""]) + " … ".join("–".join(end) for end in ends)
+        one, other = (
+            "–".join(dict.fromkeys(".".join(name.split(".")[shared:]) for name in names)) for names in (first, last)
+        )
+        stem = one.rstrip("0123456789")
+        if stem == other.rstrip("0123456789"):  # block_0 … 11
+            other = other[len(stem) :]
+        return ".".join([*home[:shared], f"{one} … {other}"])
 
 
 def fold(graph: ComputationalGraph) -> tuple[Repeat, ...]:

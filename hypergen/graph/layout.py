@@ -26,14 +26,24 @@ class Layout:
     channels: dict[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
 
 
-def lay_out(count: int, edges: Sequence[tuple[int, int]]) -> Layout:
-    """Lay out a graph whose edges go from lower to higher nodes."""
+def lay_out(count: int, edges: Sequence[tuple[int, int]], entries: int = 0, exits: int = 0) -> Layout:
+    """Lay out a graph whose edges go from lower to higher nodes.
+
+    Args:
+        count: Number of nodes.
+        edges: Source and target of each edge.
+        entries: So many nodes, the first ones, share row 0 with nobody.
+        exits: So many nodes, the last ones, share the last row with nobody.
+
+    Returns:
+        Rows, columns and channels.
+    """
     targets: list[list[int]] = [[] for _ in range(count)]
     sources: list[list[int]] = [[] for _ in range(count)]
     for source, target in edges:
         targets[source].append(target)
         sources[target].append(source)
-    row = _rows(targets, sources)
+    row = _rows(targets, sources, entries, exits)
     paths = _paths(row, targets)
     column = [0] * count
     taken: dict[int, dict[int, int]] = defaultdict(dict)  # column → row → the path, or the edge's source, that has it
@@ -68,16 +78,19 @@ def lay_out(count: int, edges: Sequence[tuple[int, int]]) -> Layout:
     return Layout(tuple(row), tuple(column), channels)
 
 
-def _rows(targets: list[list[int]], sources: list[list[int]]) -> list[int]:
-    """The length of the longest path to each node; what the first node does not feed moves down to its reader."""
+def _rows(targets: list[list[int]], sources: list[list[int]], entries: int, exits: int) -> list[int]:
+    """The length of the longest path to each node; what the first nodes do not feed moves down to its reader."""
     count = len(targets)
-    row, fed = [0] * count, [node == 0 for node in range(count)]
-    for node in range(count):
-        row[node] = max((row[s] + 1 for s in sources[node]), default=0)
+    on_top = max(entries, 1)
+    row, fed = [0] * count, [node < on_top for node in range(count)]
+    for node in range(entries, count):
+        row[node] = max((row[s] + 1 for s in sources[node]), default=min(entries, 1))
         fed[node] = fed[node] or any(fed[s] for s in sources[node])
-    for node in range(count - 1, -1, -1):
+    for node in range(count - 1, on_top - 1, -1):
         if not fed[node] and targets[node]:
             row[node] = min(row[t] for t in targets[node]) - 1
+    if exits:
+        row[count - exits :] = [max(row[: count - exits], default=0) + 1] * exits
     return row
 
 

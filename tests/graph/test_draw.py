@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from hypergen.graph import trace
-from hypergen.graph.draw import kind_of
+from hypergen.graph.kinds import kind_of
 from hypergen.graph.layout import lay_out
 
 
@@ -45,7 +45,7 @@ def test_svg_is_well_formed(graph, tmp_path):
 
 @pytest.mark.parametrize("name", ["graph", "graph.gif", "graph.svg.txt"])
 def test_unknown_suffix(graph, tmp_path, name):
-    with pytest.raises(ValueError, match=rf"{name}.*\.svg, \.png, \.pdf"):
+    with pytest.raises(ValueError, match=rf"{name}.*\.svg, \.png, \.pdf, \.html"):
         graph.draw(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
