@@ -122,18 +122,20 @@ class ComputationalGraph:
             np.minimum(lengths[source], lengths[target] + 1, out=lengths[source])
         return torch.from_numpy(np.where(lengths == far, -1, np.minimum(lengths, cutoff)).astype(np.int16))
 
-    def draw(self, path: str | Path) -> None:
+    def draw(self, path: str | Path, folded: bool = True) -> None:
         """Draw the graph into a file.
 
         Args:
-            path: Where to; the suffix, ``.svg``, ``.png`` or ``.pdf``, decides the format.
+            path: Where to; the suffix decides the format: ``.svg``, ``.png``, ``.pdf``, or ``.html`` for a page that
+                zooms, searches and shows a node's details offline.
+            folded: Whether repeated blocks are drawn once.
 
         Raises:
             ValueError: The suffix is none of these.
         """
         from hypergen.graph.draw import draw
 
-        draw(self, path)
+        draw(self, path, folded)
 
 
 def edge_tensor(edges: list[tuple[int, int]]) -> Tensor:
