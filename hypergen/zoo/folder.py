@@ -52,8 +52,8 @@ def check_folder(folder: Path) -> Path:
     file = folder / DESCRIPTION
     if not file.is_file():
         raise CheckpointError(
-            f"There is no zoo in {str(folder)!r}: it has no {DESCRIPTION}. Build one with `hypergen zoo build`, or make "
-            "one of a folder of checkpoints with `hypergen zoo import`."
+            f"There is no zoo in {str(folder)!r}: it has no {DESCRIPTION}. Build one with `hypergen zoo build`, or make"
+            " one of a folder of checkpoints with `hypergen zoo import`."
         )
     version = read_json(file).get("version")
     if version != VERSION:
