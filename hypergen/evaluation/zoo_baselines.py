@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from hypergen.evaluation.zoo_data import Checkpoints, Stacked, cycle, flatten, select, unflatten
-from hypergen.evaluation.zoo_distance import align
 from hypergen.evaluation.zoo_problem import ZooProblem, accuracies
+from hypergen.zoo.alignment import align
 
 Sampler = Callable[[Tensor, int, int], Stacked]
 """(conditions [m, features], samples, seed) -> [m * samples, *shape] by parameter, the samples of a condition in a row.

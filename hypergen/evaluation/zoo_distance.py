@@ -6,58 +6,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from hypergen.evaluation.zoo_data import Stacked, flatten, select
-from hypergen.evaluation.zoo_problem import PermutationGroup
+from hypergen.evaluation.zoo_data import flatten, select
+from hypergen.zoo.alignment import PermutationGroup, align
 
-_SWEEPS = 20
 _CANDIDATES = 6
 _AVERAGED = 16
-
-
-def align(
-    stacked: Mapping[str, Tensor], reference: Mapping[str, Tensor], symmetry: Sequence[PermutationGroup]
-) -> Stacked:
-    """Permute hidden units so that each network comes near its reference; what it computes stays the same.
-
-    Weight matching: per group the Hungarian assignment of greatest inner product, in turn until nothing changes. With
-    one group that is the nearest permutation.
-
-    Ainsworth et al., *Git Re-Basin: Merging Models modulo Permutation Symmetries*, 2022 (arXiv 2209.04836).
-
-    Args:
-        stacked: [networks, *shape] by parameter.
-        reference: One network, [1, *shape], or one for each.
-        symmetry: The permutation groups.
-    """
-    aligned = dict(stacked)
-    count = len(next(iter(aligned.values())))
-    for _ in range(_SWEEPS if len(symmetry) > 1 else 1):
-        changed = False
-        for group in symmetry:
-            similarity: Tensor | float = 0.0
-            for name, axis in group:
-                rows, wanted = _by_unit(aligned[name], axis), _by_unit(reference[name], axis)
-                similarity = similarity + wanted @ rows.mT  # [networks, reference units, units]
-            assert isinstance(similarity, Tensor)
-            units = similarity.shape[-1]
-            order = torch.tensor([linear_sum_assignment(one, maximize=True)[1].tolist() for one in similarity.numpy()])
-            if (order == torch.arange(units)).all():
-                continue
-            changed = True
-            for name, axis in group:
-                value = aligned[name].movedim(axis + 1, 1)
-                aligned[name] = value[torch.arange(count)[:, None], order].movedim(1, axis + 1)
-        if not changed:
-            break
-    return aligned
-
-
-def _by_unit(value: Tensor, axis: int) -> Tensor:
-    """A row of each unit: [networks, units, rest]."""
-    return value.movedim(axis + 1, 1).reshape(len(value), value.shape[axis + 1], -1)
 
 
 def paired_distances(

@@ -28,6 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hypergen.errors import ParameterError
 from hypergen.evaluation.zoo_baselines import (
     NEIGHBOURS,
     Sampler,
@@ -84,6 +85,9 @@ class Yardstick:
         held_out: Networks trained on what it was not trained on; as many of each condition.
         init: Networks before training, [any number, *shape] by parameter.
         seed: Of the noise.
+
+    Raises:
+        ParameterError: Half of the held-out networks or more are among the training networks.
     """
 
     def __init__(
@@ -100,6 +104,11 @@ class Yardstick:
         self._aligned = aligned_to_first(train, problem)
         self._train_predictions = problem.predictions(train.parameters, "test")
         self.trained = self.measure("trained", self._trained)
+        if self.trained.novelty.median() <= 1e-6:
+            raise ParameterError(
+                "Most held-out networks are among the training networks, so nothing could be told from them. Split the "
+                "zoo by run or by task."
+            )
         self.init = self.accuracy(cycle(init, len(self.conditions) * self._each))
         self.zoo_diversity, self.zoo_similarity = self._zoo_pairs()
         self.noise = self._noise_sweep(nearest_condition(train), seed)

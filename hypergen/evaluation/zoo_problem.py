@@ -11,8 +11,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from hypergen.evaluation.zoo_data import Stacked
-
-PermutationGroup = Sequence[tuple[str, int]]  # (parameter, axis): axes that permute together.
+from hypergen.zoo.alignment import PermutationGroup
 
 
 class ZooProblem(Protocol):
