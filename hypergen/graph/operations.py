@@ -25,12 +25,15 @@ CONSTANT_OPS = frozenset(
     randint_like new_zeros new_ones new_empty new_full new_empty_strided new_tensor""".split()
 )
 
+# Operations that write into their first operand without reading it.
+OVERWRITING = frozenset(("copy", "fill", "zero"))
+
 # Operations that rearrange or select values without computing new ones.
 SHAPE_OPS = frozenset(
     """reshape view flatten unflatten squeeze unsqueeze permute transpose t T mT H mH swapaxes swapdims movedim moveaxis
     view_as expand expand_as broadcast_to getitem chunk split split_with_sizes tensor_split unbind narrow select
     index_select repeat repeat_interleave roll flip reshape_as pixel_shuffle pixel_unshuffle channel_shuffle unfold
-    stack_view adjoint diagonal rot90 pad constant_pad_nd""".split()
+    as_strided adjoint diagonal rot90 pad constant_pad_nd""".split()
 )
 
 # Shape operations that change nothing where the shape stays.

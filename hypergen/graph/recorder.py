@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from hypergen.graph.operations import (
     FIRST_OPERAND_OPS,
     MERGED,
     METADATA,
+    OVERWRITING,
     RESHAPES,
     SHAPE_OPS,
     TRANSPARENT,
@@ -37,6 +39,14 @@ if TYPE_CHECKING:
 # constant of the network.
 Origin = int | tuple[str, ...]
 CONSTANT: Origin = ()
+
+
+class Overwritten(NamedTuple):
+    """Where a tensor comes from whose memory was written into through another tensor; settled when it is read."""
+
+    before: Origin | Overwritten
+    by: Origin
+    wholly: bool
 
 
 class Recorder(TorchFunctionMode):
@@ -61,7 +71,7 @@ class Recorder(TorchFunctionMode):
         self.nodes: list[OpNode] = []
         self.edges: list[tuple[int, int]] = []
         self.operands: dict[int, list[tuple[Tensor, Origin]]] = {}  # by node: what it read, and where from
-        self.origins: dict[int, Origin] = {}  # by the id of a tensor
+        self.origins: dict[int, Origin | Overwritten] = {}  # by the id of a tensor
         self.sharing: dict[int, list[Tensor]] = {}  # by storage; also keeps the tensors alive, so that ids stay unique
         self.moved: dict[int, Tensor] = {}  # id of a tensor from outside → the one that stands in for it here
         self.outside: list[Tensor] = []
@@ -128,18 +138,41 @@ class Recorder(TorchFunctionMode):
                 if _overlap(tensor, other):
                     origin = self.origins[id(other)]
             self._know(tensor, origin)
+        if isinstance(origin, Overwritten):
+            origin = self.origins[id(tensor)] = self._settled(tensor, origin)
         return origin
+
+    def _settled(self, tensor: Tensor, origin: Origin | Overwritten) -> Origin:
+        """The origin of a tensor after others were written that share its memory: another view of what was written."""
+        if not isinstance(origin, Overwritten):
+            return origin
+        parts = [origin.by] if origin.wholly else [self._settled(tensor, origin.before), origin.by]
+        sources = [part for part in parts if isinstance(part, int)]
+        names = [name for part in parts if isinstance(part, tuple) for name in part]
+        if not sources and (origin.wholly or not names):
+            return tuple(names)
+        if not origin.wholly:
+            op = "setitem"
+        elif tensor.numel() < math.prod(self.nodes[sources[0]].shape):
+            op = "getitem"
+        else:
+            op = "reshape" if tensor.is_contiguous() else "as_strided"
+        node = self._add_node(self._node(op, {}, names, [tensor], tensor), sources)
+        self.operands[node] = [(tensor, part) for part in parts]
+        return node
 
     def _relatives(self, tensor: Tensor) -> list[Tensor]:
         """The tensors seen so far that share elements with this one."""
         others = self.sharing.get(storage_of(tensor), ())
         return [other for other in others if other is not tensor and _overlap(tensor, other)]
 
-    def _write(self, tensor: Tensor, node: int) -> None:
-        self.origins[id(tensor)] = node
+    def _write(self, tensor: Tensor, origin: Origin) -> None:
+        self.origins[id(tensor)] = origin
         for other in self.sharing.get(storage_of(tensor), ()):
             if other is not tensor and _overlap(tensor, other):
-                self.origins[id(other)] = node
+                same = other.shape == tensor.shape and _span(other) == _span(tensor)
+                wholly = _covers(tensor, other)
+                self.origins[id(other)] = origin if same else Overwritten(self.origins[id(other)], origin, wholly)
 
     # Modules
 
@@ -221,17 +254,20 @@ class Recorder(TorchFunctionMode):
         inputs: list[Tensor],
         outputs: list[Tensor],
     ) -> None:
+        overwrites = op in OVERWRITING
         if op in FIRST_OPERAND_OPS:
             inputs = inputs[:1]
+        elif overwrites:
+            inputs = inputs[1:]
         origins = [self._origin(tensor) for tensor in inputs] if op not in CONSTANT_OPS else []
         sources = [origin for origin in origins if isinstance(origin, int)]
         names = [name for origin in origins if isinstance(origin, tuple) for name in origin]
-        written = [output for output in outputs if any(output is tensor for tensor in inputs)]
+        written = outputs if overwrites else [o for o in outputs if any(o is tensor for tensor in inputs)]
         # To append to an empty cache changes nothing.
         transparent = op in TRANSPARENT or (op == "cat" and sum(tensor.numel() > 0 for tensor in inputs) == 1)
-        transparent |= op in RESHAPES and inputs[0].shape == outputs[0].shape
+        transparent |= (op in RESHAPES or op == "copy") and inputs[0].shape == outputs[0].shape
         moves_data = transparent or op in SHAPE_OPS
-        if all(id(output) in self.origins for output in outputs) and (moves_data or not written):
+        if not overwrites and all(id(o) in self.origins for o in outputs) and (moves_data or not written):
             return  # nothing new, as `x.flatten()` of a vector
         origin: Origin
         if not sources and (moves_data or not names):
@@ -245,7 +281,7 @@ class Recorder(TorchFunctionMode):
         for output in outputs:
             if id(output) not in self.origins:
                 self._know(output, origin)
-        if isinstance(origin, int):
+        if isinstance(origin, int) or overwrites:
             for output in written:
                 self._write(output, origin)
 
@@ -384,6 +420,13 @@ def _overlap(one: Tensor, other: Tensor) -> bool:
     places, marked = torch.arange(size, device="cpu"), torch.zeros(size, dtype=torch.bool, device="cpu")
     marked[places.as_strided(one.shape, one.stride(), one.storage_offset())] = True
     return bool(marked[places.as_strided(other.shape, other.stride(), other.storage_offset())].any())
+
+
+def _covers(tensor: Tensor, other: Tensor) -> bool:
+    """Whether one tensor has all elements of another in the same storage; no where that costs too much to find out."""
+    (start, end), (other_start, other_end) = _span(tensor), _span(other)
+    dense = end - start + 1 == tensor.numel()
+    return dense and tensor.dtype is other.dtype and start <= other_start and other_end <= end
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
