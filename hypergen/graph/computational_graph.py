@@ -6,12 +6,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from hypergen.errors import TraceError
 from hypergen.graph.calls import Calls
+
+if TYPE_CHECKING:
+    from hypergen.graph.symmetry import Symmetry
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,21 @@ class ComputationalGraph:
         for source, target in sorted(self.edges.t().tolist(), reverse=True):
             np.minimum(lengths[source], lengths[target] + 1, out=lengths[source])
         return torch.from_numpy(np.where(lengths == far, -1, np.minimum(lengths, cutoff)).astype(np.int16))
+
+    def symmetry(self) -> Symmetry:
+        """The permutations of the network's parameters that leave its function as it is.
+
+        Returns:
+            The groups, and what every axis of every parameter is made of.
+
+        Raises:
+            TraceError: The graph was not traced, so that nothing is known of the operations' arguments.
+        """
+        from hypergen.graph.symmetry import find_symmetry
+
+        if self.calls is None:
+            raise TraceError("This graph has no record of calls to find its symmetry from; make it with trace(model).")
+        return find_symmetry(self.calls)
 
     def draw(self, path: str | Path, folded: bool = True) -> None:
         """Draw the graph into a file.

@@ -1,0 +1,221 @@
+"""From axes that were unified to groups: which choices stand, and what may vary with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hypergen.graph.symmetry.axes import Axis, collapse, factors, find, segments
+from hypergen.graph.symmetry.axes import Choice as AxisChoice
+from hypergen.graph.symmetry.axes import Sum as AxisSum
+from hypergen.graph.symmetry.structure import Choice, Group, Product, Structure, Sum
+
+# The factors of the products that enclose a place, the innermost last.
+_Levels = list[list[Axis]]
+
+
+def resolve(carriers: Sequence[Sequence[Axis]], named: dict[str, list[Axis]]) -> dict[str, tuple[Structure, ...]]:
+    """The structures of named tensors.
+
+    Args:
+        carriers: Sets of axes of which any that varies with another must find it in the same set, once.
+        named: The tensors to describe. What they are made of is changed: choices that no tensor can make are undone.
+
+    Returns:
+        Name → a structure per axis.
+    """
+    while _collapse_choices(carriers):
+        pass
+    allowed = _allowed_parents(carriers)
+    names = {}
+    for name, axes in named.items():
+        for dim, axis in enumerate(axes):
+            for leaf in _leaves(axis):
+                names.setdefault(leaf, f"{name}[{dim}]")
+    taken: dict[str, int] = {}
+    groups: dict[Axis, Group] = {}
+
+    def group(leaf: Axis) -> Group:
+        if leaf not in groups:
+            name = names.get(leaf, "unnamed")
+            number = taken[name] = taken.get(name, 0) + 1
+            fixed = leaf.reason or ("a single index" if leaf.size == 1 else "")
+            parents = [] if fixed else sorted(allowed.get(leaf, ()), key=lambda parent: parent.number)
+            groups[leaf] = Group(name if number == 1 else f"{name}.{number}", leaf.size, (), fixed)
+            groups[leaf].parents = tuple(group(parent) for parent in parents)
+        return groups[leaf]
+
+    known: dict[Axis, Structure] = {}
+    return {name: tuple(_structure(axis, group, known) for axis in axes) for name, axes in named.items()}
+
+
+def _structure(axis: Axis, group: Callable[[Axis], Group], known: dict[Axis, Structure]) -> Structure:
+    axis = find(axis)
+    if axis not in known:
+        own = _factors(axis)
+        if len(own) > 1:
+            known[axis] = Product(tuple([_structure(factor, group, known) for factor in own]))
+        elif own and own[0] is not axis:
+            known[axis] = _structure(own[0], group, known)
+        elif isinstance(axis.structure, AxisSum):
+            parts = [_structure(part, group, known) for part in segments(axis)]
+            known[axis] = Sum(tuple(parts)) if len(parts) > 1 else parts[0]
+        elif isinstance(axis.structure, AxisChoice):
+            where = [_structure(part, group, known) for part in axis.structure.segments]
+            options = [_structure(option, group, known) for option in axis.structure.options]
+            known[axis] = Choice(tuple(where), tuple(options))
+        else:
+            known[axis] = group(axis)
+    return known[axis]
+
+
+def _leaves(axis: Axis) -> list[Axis]:
+    axis = find(axis)
+    own = factors(axis)
+    if len(own) != 1 or own[0] is not axis:
+        return [leaf for factor in own for leaf in _leaves(factor)]
+    if axis.structure is None:
+        return [axis]
+    parts = axis.structure.segments if isinstance(axis.structure, AxisSum) else axis.structure.options  # type: ignore[union-attr]
+    return [leaf for part in parts for leaf in _leaves(part)]
+
+
+def _collapse_choices(carriers: Sequence[Sequence[Axis]]) -> bool:
+    changed = False
+    for axes in _distinct(carriers):
+        tops = [_factors(axis) for axis in axes]
+        for dim, top in enumerate(tops):
+            others = [factor for other, rest in enumerate(tops) if other != dim for factor in rest]
+            for factor in top:
+                changed |= _collapse_in(factor, [others, top])
+    return changed
+
+
+def _collapse_in(axis: Axis, levels: _Levels) -> bool:
+    structure = find(axis).structure
+    if isinstance(structure, AxisSum):
+        changed = False
+        for part in segments(axis):
+            level = _factors(part)
+            for factor in level:
+                changed |= factor is not axis and _collapse_in(factor, [*levels, level])
+        return changed
+    if not isinstance(structure, AxisChoice):
+        return False
+    if all(_same(option, structure.options[0]) for option in structure.options):
+        return False
+    if not _present(structure, levels):
+        collapse(axis)
+        return True
+    changed = False
+    for segment, option in zip(structure.segments, structure.options, strict=True):
+        for factor in _factors(option):
+            changed |= _collapse_in(factor, [*levels, _factors(segment), _factors(option)])
+    return changed
+
+
+def _factors(axis: Axis) -> list[Axis]:
+    """The factors of an axis, with choices that are none replaced by their option."""
+    result = []
+    for factor in factors(axis):
+        structure = factor.structure
+        if isinstance(structure, AxisChoice) and all(_same(o, structure.options[0]) for o in structure.options):
+            result += _factors(structure.options[0])
+        else:
+            result.append(factor)
+    return result
+
+
+def _same(one: Axis, other: Axis) -> bool:
+    """Whether two axes are the same part by part, though perhaps not one class."""
+    one, other = find(one), find(other)
+    if one is other:
+        return True
+    first, second = factors(one), factors(other)
+    if len(first) > 1 or len(second) > 1:
+        return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(one.structure, AxisSum) and isinstance(other.structure, AxisSum):
+        first, second = segments(one), segments(other)
+        return len(first) == len(second) and all(find(a) is find(b) for a, b in zip(first, second, strict=True))
+    return False
+
+
+def _present(wanted: Axis | AxisChoice, levels: _Levels) -> bool:
+    """Whether the innermost product that has it has it once."""
+    for level in reversed(levels):
+        found = sum(_is(axis, wanted) for axis in level)
+        if found:
+            return found == 1
+    return False
+
+
+def _is(axis: Axis, wanted: Axis | AxisChoice) -> bool:
+    if isinstance(wanted, Axis):
+        return axis is wanted
+    if not isinstance(axis.structure, AxisSum):
+        return False
+    own = [id(segment) for segment in segments(axis)]
+    return own == [id(part) for segment in wanted.segments for part in segments(segment)]
+
+
+def _allowed_parents(carriers: Sequence[Sequence[Axis]]) -> dict[Axis, set[Axis]]:
+    """The parents with which each leaf may vary in every tensor that carries it."""
+    allowed: dict[Axis, set[Axis]] = {}
+
+    def visit(axis: Axis, levels: _Levels) -> None:
+        if axis.reason:
+            return
+        structure = axis.structure
+        if structure is None:
+            if axis not in allowed:
+                candidates = {leaf for parent in axis.parents for leaf in _factors(parent)}
+                allowed[axis] = {leaf for leaf in candidates if leaf.structure is None and leaf is not axis}
+            if allowed[axis]:
+                allowed[axis] = {parent for parent in allowed[axis] if _present(parent, levels)}
+            return
+        if isinstance(structure, AxisSum):
+            for part in segments(axis):
+                level = _factors(part)
+                for factor in level:
+                    visit(factor, [*levels, level])
+        elif isinstance(structure, AxisChoice):
+            for segment, option in zip(structure.segments, structure.options, strict=True):
+                level = _factors(option)
+                for factor in level:
+                    visit(factor, [*levels, _factors(segment), level])
+
+    for axes in _distinct(carriers):
+        tops = [_factors(axis) for axis in axes]
+        for dim, top in enumerate(tops):
+            others = [factor for other, rest in enumerate(tops) if other != dim for factor in rest]
+            for factor in top:
+                visit(factor, [others, top])
+    return _closed(allowed)
+
+
+def _closed(allowed: dict[Axis, set[Axis]]) -> dict[Axis, set[Axis]]:
+    """Parents without cycles, and with every parent its own parents: else elements would not compose."""
+
+    def reaches(start: Axis, goal: Axis, seen: set[Axis]) -> bool:
+        if start is goal:
+            return True
+        seen.add(start)
+        return any(reaches(p, goal, seen) for p in allowed.get(start, ()) if p not in seen)
+
+    changed = True
+    while changed:
+        changed = False
+        for leaf, parents in allowed.items():
+            for parent in list(parents):
+                if not allowed.get(parent, set()) <= parents or reaches(parent, leaf, set()):
+                    parents.discard(parent)
+                    changed = True
+    return allowed
+
+
+def _distinct(carriers: Sequence[Sequence[Axis]]) -> list[list[Axis]]:
+    """Each set of axes once, as they stand now."""
+    found = {}
+    for axes in carriers:
+        roots = [find(axis) for axis in axes if axis.size != 1]
+        found[tuple(map(id, roots))] = roots
+    return list(found.values())
