@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,7 +23,10 @@ RELEASED = Path(__file__).parent / "released"
 
 # Classes of this package, imported when a checkpoint names them. A checkpoint can only ever name what is registered:
 # importing what a file asks for would be running it.
-_BUILT_IN = {"GraphHypernetwork": "hypergen.generators.graph_hypernetwork"}
+_BUILT_IN = {
+    "GraphHypernetwork": "hypergen.generators.graph_hypernetwork",
+    "ReleasedGraphHypernetwork": "hypergen.generators.released",
+}
 _classes: dict[str, type[Generator]] = {}
 
 
@@ -76,8 +80,9 @@ def load_generator(name: str | os.PathLike[str], *, device: str | torch.device |
     """Load a generator by its name, path or Hub id, in evaluation mode.
 
     Args:
-        name: In this order: a name in :func:`list_generators`, a folder, a safetensors file, or ``owner/name`` on the
-            Hugging Face Hub.
+        name: In this order: a name in :func:`list_generators`; a folder, a safetensors file, or a released file of
+            GHN-2, GHN-3 or LoGAH (``.pt``); the name of such a file on the Hub (``"ghn3xlm16.pt"``); ``owner/name`` on
+            the Hugging Face Hub; a published system (``"ghn-3-t"``, ``"logah-tiny"``), which is untrained then.
         device: Where to put it; the CPU by default.
 
     Returns:
@@ -91,12 +96,35 @@ def load_generator(name: str | os.PathLike[str], *, device: str | torch.device |
     path = Path(name).expanduser()
     if isinstance(name, str) and name in released:
         path = RELEASED / name
-    elif isinstance(name, str) and not path.exists() and not _looks_like_path(name):
-        raise UnknownNameError("generator", name, released)
+    elif not path.exists() and isinstance(name, str) and "/" not in name:
+        published = _published(name, released)
+        return published if device is None else published.to(device)
+    elif path.is_file() and path.suffix == ".pt":
+        from hypergen.generators.released_files import read_released
+
+        return read_released(path).to(device)
     else:
         path = locate(name)
     checkpoint = read_checkpoint(path)
     return generator_class(checkpoint.class_name, checkpoint.source).from_checkpoint(checkpoint, device=device)
+
+
+def _published(name: str, released: list[str]) -> Generator:
+    """A published system by the name of its released file, or untrained by its own name."""
+    from hypergen.generators.released_files import HUB_FILES, VARIANTS, from_hub, read_released, untrained
+
+    if name in HUB_FILES:
+        return read_released(from_hub(name))
+    if name in VARIANTS:
+        warnings.warn(
+            f"{name!r} is at seeded initial values: it has not been trained, and what it predicts is of no use but to "
+            "measure time and memory, or to train it. Trained ones: a released file's path, or list_generators().",
+            stacklevel=3,
+        )
+        return untrained(name)
+    if _looks_like_path(name):
+        locate(name)  # says what is expected there
+    raise UnknownNameError("generator", name, [*released, *VARIANTS, *HUB_FILES])
 
 
 def _looks_like_path(name: str) -> bool:
