@@ -38,8 +38,8 @@ class ReleasedGraphHypernetwork(Generator):
     GHN-2: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", 2021, arXiv:2110.13100. GHN-3: Knyazev
     et al., "Can We Scale Transformers to Predict Parameters of Diverse ImageNet Models?", 2023, arXiv:2303.04143.
     LoGAH: Zhou et al., "LoGAH: Predicting 774-Million-Parameter Transformers using Graph HyperNetworks with 1/100
-    Parameters", 2024, arXiv:2405.16287. These decoders repeat what they predict over wider layers; for networks of one's own, the
-    native :class:`GraphHypernetwork` predicts every row for itself.
+    Parameters", 2024, arXiv:2405.16287. These decoders repeat what they predict over wider layers; for networks of
+    one's own, the native :class:`GraphHypernetwork` predicts every row for itself.
 
     Parameters that these systems have no node for (layer scales, class tokens, relative position tables) keep the
     network's own values; on the meta device, gains are one and tables small noise.
@@ -114,7 +114,8 @@ class ReleasedGraphHypernetwork(Generator):
                 nn.init.trunc_normal_(module.weight, std=module.embedding_dim**-0.5)
         if self.rank:
             return
-        for layer in (self.decoder_1d.fc[-2], self.decoder.conv[-1], self.decoder.class_layer_predictor[-1]):
+        last: tuple[Any, ...] = (self.decoder_1d.fc[-2], self.decoder.conv[-1], self.decoder.class_layer_predictor[-1])
+        for layer in last:
             nn.init.zeros_(layer.bias)
             layer.weight.data /= 5
 
