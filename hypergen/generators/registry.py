@@ -25,6 +25,7 @@ RELEASED = Path(__file__).parent / "released"
 # importing what a file asks for would be running it.
 _BUILT_IN = {
     "GraphHypernetwork": "hypergen.generators.graph_hypernetwork",
+    "LatentDiffusion": "hypergen.generators.latent_diffusion",
     "ReleasedGraphHypernetwork": "hypergen.generators.released",
 }
 _classes: dict[str, type[Generator]] = {}

@@ -11,7 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hypergen.generators.weight_tokens import NUM_POSITIONS, ROLES, WeightTokens
+from hypergen.generators.weight_tokens import NUM_POSITIONS, ROLES, LayoutBatch, WeightTokens
 
 _COUNTED = 4  # The leading positions after the role are counts; the rest are logarithms of sizes.
 _FREQUENCIES = 16
@@ -21,7 +21,7 @@ class PositionFeatures(nn.Module):
     """What is known about a token before its values: where it stands, and in what architecture.
 
     Shapes:
-        positions ``[…, NUM_POSITIONS]``, architecture ``[…, architecture_size]`` → ``[…, features]``.
+        positions ``[layouts, num_tokens, NUM_POSITIONS]``, architecture ``[layouts, architecture_size]`` → ``[layouts, num_tokens, features]``.
     """
 
     frequencies: Tensor
@@ -118,36 +118,41 @@ class WeightAutoencoder(ModelMixin, ConfigMixin):
 
     def scales(self, layout: WeightTokens) -> Tensor:
         """What a value of each token is divided by, ``[num_tokens, 1]``."""
-        return (self.role_scale[layout.positions[:, 0].long().to(self.role_scale.device)] * layout.units)[:, None]
+        device = self.role_scale.device
+        return (self.role_scale[layout.positions[:, 0].long().to(device)] * layout.units.to(device))[:, None]
 
-    def encode(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, tokens: Tensor, layouts: LayoutBatch, layout: Tensor) -> tuple[Tensor, Tensor]:
         """Distribution of the latent of each network.
 
         Args:
             tokens: In scale, ``[batch, num_tokens, token_size]``.
-            positions: ``[batch or 1, num_tokens, NUM_POSITIONS]``.
-            mask: True on tokens that are no padding, ``[batch or 1, num_tokens]``.
+            layouts: The layouts that occur.
+            layout: Which of them each network has, ``[batch]``, int64.
 
         Returns:
             Mean ``[batch, latent_size]`` and standard deviation ``[latent_size]``.
         """
-        gate, shift = self.read_positions(positions).chunk(2, -1)
-        read = ((1 + gate) * self.read(tokens) + shift) * mask[..., None]
+        gate, shift = self.read_positions(layouts.positions)[layout].chunk(2, -1)
+        mask = layouts.mask[layout]
+        read = torch.addcmul(shift, 1 + gate, self.read(tokens)) * mask[..., None]
         state = read.sum(1) / mask.sum(1, keepdim=True).sqrt()
         return self.mean(state) + self.deviation(state), self.log_std.exp()
 
-    def decode(self, latents: Tensor, positions: Tensor, architecture: Tensor | None = None) -> Tensor:
+    def decode(
+        self, latents: Tensor, layouts: LayoutBatch, layout: Tensor, architectures: Tensor | None = None
+    ) -> Tensor:
         """Tokens of networks, in scale.
 
         Args:
             latents: ``[batch, latent_size]``.
-            positions: ``[batch or 1, num_tokens, NUM_POSITIONS]``.
-            architecture: ``[batch or 1, architecture_size]``.
+            layouts: The layouts that occur.
+            layout: Which of them each network shall have, ``[batch]``, int64.
+            architectures: The embedding of each layout's architecture, ``[layouts, architecture_size]``.
 
         Returns:
             ``[batch, num_tokens, token_size]``; padding holds anything.
         """
-        gate, shift = self.write_positions(positions, architecture).chunk(2, -1)
+        gate, shift = self.write_positions(layouts.positions, architectures)[layout].chunk(2, -1)
         state = self.latent(latents) + self.latent_deviation(latents)
         return self.write(F.gelu(torch.addcmul(shift, 1 + gate, state[:, None])))
 

@@ -176,18 +176,33 @@ def role_of(name: str, shape: Sequence[int]) -> str:
     return {"bias": "bias", "weight": "scale"}.get(last, "vector")
 
 
-def pad_tokens(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Put sequences of different lengths in one batch.
+@dataclass(frozen=True)
+class LayoutBatch:
+    """Different layouts side by side, padded to the longest.
 
-    Args:
-        sequences: Each ``[num_tokens, …]``.
-
-    Returns:
-        ``[len(sequences), longest, …]``, 0 on padding, and its mask ``[len(sequences), longest]``.
+    Attributes:
+        layouts: The layouts.
+        positions: ``[layouts, num_tokens, NUM_POSITIONS]``.
+        mask: True on tokens that are no padding, ``[layouts, num_tokens]``.
+        values: True on values that are no padding, ``[layouts, num_tokens, token_size]``.
     """
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    padded = torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
-    return padded, torch.arange(padded.shape[1]) < lengths[:, None]
+
+    layouts: tuple[WeightTokens, ...]
+    positions: Tensor
+    mask: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, layouts: Sequence[WeightTokens], device: torch.device | None = None) -> LayoutBatch:
+        """Pad layouts of one token size."""
+        pad = torch.nn.utils.rnn.pad_sequence
+        positions = pad([layout.positions for layout in layouts], batch_first=True)
+        values = pad([layout.mask for layout in layouts], batch_first=True)
+        return cls(tuple(layouts), positions.to(device), values.any(2).to(device), values.to(device))
+
+    def pad(self, tokens: Tensor) -> Tensor:
+        """Lengthen tokens of one layout, ``[networks, num_tokens, token_size]``, to those of the longest."""
+        return torch.nn.functional.pad(tokens, (0, 0, 0, self.mask.shape[1] - tokens.shape[1]))
 
 
 def _rows(shape: Sequence[int]) -> tuple[int, int]:

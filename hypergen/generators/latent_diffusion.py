@@ -1,0 +1,254 @@
+"""Latent diffusion over the weights of a zoo: an autoencoder of weight tokens and a denoiser of its latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from torch import Tensor, nn
+
+from hypergen.errors import GeneratorError
+from hypergen.generators.architecture_encoder import ArchitectureEncoder
+from hypergen.generators.conditions import ConditionEncoder
+from hypergen.generators.features import GraphFeatures, graph_features
+from hypergen.generators.latent_denoiser import LatentDenoiser
+from hypergen.generators.registry import register_generator
+from hypergen.generators.weight_autoencoder import WeightAutoencoder
+from hypergen.generators.weight_tokens import LayoutBatch, WeightTokens
+from hypergen.generators.zoo_generator import Condition, ZooGenerator
+from hypergen.graph import ComputationalGraph, trace
+from hypergen.parameters import expected_shapes
+
+if TYPE_CHECKING:
+    from hypergen.generators.latent_diffusion_pipeline import LatentDiffusionPipeline
+
+
+@register_generator
+class LatentDiffusion(ZooGenerator):
+    """Samples weights by denoising a latent of an autoencoder, for a task, a metric to reach and an architecture.
+
+    After D2NWG (Soro et al., *Diffusion-Based Neural Network Weights Generation*, 2024, arXiv:2402.18153) and COND
+    P-DIFF (Jin et al., *Conditional LoRA Parameter Generation*, 2024, arXiv:2408.01415). Unlike COND P-DIFF, what
+    normalises weights is the same for all tasks.
+
+    Args:
+        layouts: Those of the zoo, each a shape by parameter name. Others can be generated only with an embedding of
+            the architecture.
+        token_size: Values per weight token.
+        latent_size: Length of the latent of a network.
+        hidden: Width of the autoencoder.
+        latent_noise: Of the autoencoder, at the start of training.
+        denoiser_hidden: Width of the denoiser.
+        denoiser_layers: Its residual blocks.
+        condition_size: Length of the condition's embedding.
+        code_size: Numbers in a task code; 0 for none. This and the next five are those of
+            :class:`~hypergen.generators.conditions.ConditionEncoder`.
+        metric_size: Metrics to reach.
+        text_buckets: Different words of a text.
+        example_size: Values in a labelled example's input.
+        example_labels: Different labels of examples.
+        condition_dropout: How often a kind of condition is left out in training, as for classifier-free guidance.
+        architecture_size: Length of the embedding of the computational graph; 0 for none.
+        prediction_type: What the denoiser predicts: ``"sample"``, ``"v_prediction"`` or ``"epsilon"``.
+        num_train_timesteps: Of the noise schedule.
+        sampling_steps: Of DDIM.
+        guidance_scale: Of classifier-free guidance; 1 for none.
+    """
+
+    def __init__(
+        self,
+        layouts: Sequence[Mapping[str, Sequence[int]]] = (),
+        token_size: int = 64,
+        latent_size: int = 128,
+        hidden: int = 256,
+        latent_noise: float = 0.1,
+        denoiser_hidden: int = 256,
+        denoiser_layers: int = 3,
+        condition_size: int = 128,
+        code_size: int = 0,
+        metric_size: int = 0,
+        text_buckets: int = 0,
+        example_size: int = 0,
+        example_labels: int = 0,
+        condition_dropout: float = 0.0,
+        architecture_size: int = 0,
+        prediction_type: str = "v_prediction",
+        num_train_timesteps: int = 1000,
+        sampling_steps: int = 25,
+        guidance_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.known_layouts = frozenset(WeightTokens(_shapes(layout), token_size).key for layout in layouts)
+        self.token_size = token_size
+        self.sampling_steps = sampling_steps
+        self.guidance_scale = guidance_scale
+        self.autoencoder = WeightAutoencoder(token_size, latent_size, hidden, architecture_size, latent_noise)
+        self.condition_encoder = ConditionEncoder(
+            condition_size, code_size, metric_size, text_buckets, example_size, example_labels, condition_dropout
+        )
+        self.architecture_encoder = ArchitectureEncoder(architecture_size) if architecture_size else None
+        self.denoiser = LatentDenoiser(
+            latent_size, condition_size + architecture_size, denoiser_hidden, denoiser_layers
+        )
+        self.scheduler = DDPMScheduler(
+            num_train_timesteps=num_train_timesteps,
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type=prediction_type,
+            clip_sample=False,
+            timestep_spacing="trailing",
+        )
+        self.sampling_scheduler: Any = DDIMScheduler.from_config(self.scheduler.config)
+
+    def sample_stacked(
+        self,
+        target: nn.Module | ComputationalGraph,
+        conditions: Sequence[Condition],
+        random: torch.Generator,
+        example_inputs: Any = None,
+    ) -> dict[str, Tensor]:
+        """Denoise a latent for each condition, and decode it into the target's layout.
+
+        Raises:
+            GeneratorError: A condition is unknown, missing or does not fit; or the layout was not in the zoo and the
+                generator is not conditioned on architectures.
+            TraceError: The target could not be traced, for its architecture.
+        """
+        guided = self.guidance_scale != 1
+        if guided and not self.condition_encoder.config.dropout:
+            raise GeneratorError(
+                f"guidance_scale={self.guidance_scale} compares with no condition, which is learned only with a "
+                "condition_dropout above 0. Train with one, or leave the scale at 1."
+            )
+        layout, graph = self.read_target(target, example_inputs)
+        layouts = LayoutBatch.of([layout], self.device)
+        architectures = self.embed_architectures([graph])
+        known = {name: value.to(self.device) for name, value in self.condition_encoder.collate(conditions).items()}
+        latents = sample_latents(
+            self.denoiser,
+            self.sampling_scheduler,
+            self.embed_conditions(known, len(conditions), architectures),
+            random,
+            self.sampling_steps,
+            self.embed_conditions({}, len(conditions), architectures) if guided else None,
+            self.guidance_scale,
+        )
+        return self.decode(latents, layouts, architectures)[0]
+
+    def read_target(
+        self, target: nn.Module | ComputationalGraph, example_inputs: Any = None
+    ) -> tuple[WeightTokens, GraphFeatures | None]:
+        """The layout of a target, and its graph where the generator is conditioned on architectures.
+
+        Raises:
+            GeneratorError: The layout was not in the zoo, and the generator is not conditioned on architectures.
+            TraceError: The target could not be traced.
+        """
+        is_module = isinstance(target, nn.Module)
+        shapes = expected_shapes(target) if isinstance(target, nn.Module) else target.parameter_shapes
+        layout = WeightTokens(_shapes(shapes), self.token_size)
+        if self.architecture_encoder is not None:
+            return layout, graph_features(trace(target, example_inputs) if is_module else target)
+        if layout.key not in self.known_layouts:
+            raise GeneratorError(
+                f"The zoo of this generator had no network with these {len(layout.shapes)} parameters "
+                f"({', '.join(f'{name} {list(shape)}' for name, shape in list(layout.shapes.items())[:4])}, …), and it "
+                "is not conditioned on architectures. Pass a network of a layout of the zoo, or train with "
+                "architecture_size above 0."
+            )
+        return layout, None
+
+    def embed_architectures(self, graphs: Sequence[GraphFeatures | None]) -> Tensor | None:
+        """``[len(graphs), architecture_size]``; None where the generator is not conditioned on architectures."""
+        if self.architecture_encoder is None:
+            return None
+        return self.architecture_encoder([graph for graph in graphs if graph is not None])
+
+    def embed_conditions(
+        self, conditions: Mapping[str, Tensor], count: int, architectures: Tensor | None = None
+    ) -> Tensor:
+        """What the denoiser is conditioned on.
+
+        Args:
+            conditions: As the condition encoder collates them.
+            count: Networks.
+            architectures: ``[count or 1, architecture_size]``.
+        """
+        embedded = self.condition_encoder(conditions, count)
+        if architectures is None:
+            return embedded
+        return torch.cat([embedded, architectures.expand(count, -1)], 1)
+
+    def decode(
+        self, latents: Tensor, layouts: LayoutBatch, architectures: Tensor | None, layout: Tensor | None = None
+    ) -> list[dict[str, Tensor]]:
+        """Networks of normalised latents.
+
+        Args:
+            latents: ``[batch, latent_size]``.
+            layouts: The layouts to decode into.
+            architectures: Their embeddings.
+            layout: Which of them each network shall have, ``[batch]``; the first by default.
+
+        Returns:
+            Stacked parameters by name, for each layout.
+        """
+        chosen = torch.zeros(len(latents), dtype=torch.int64, device=latents.device) if layout is None else layout
+        own = latents * self.autoencoder.latent_std + self.autoencoder.latent_mean
+        return self.networks(self.autoencoder.decode(own, layouts, chosen, architectures), layouts, chosen)
+
+    def networks(self, tokens: Tensor, layouts: LayoutBatch, layout: Tensor) -> list[dict[str, Tensor]]:
+        """Tokens in scale, ``[batch, num_tokens, token_size]`` → stacked parameters by name, for each layout."""
+        return [
+            each.decode(tokens[layout == number, : each.num_tokens] * self.autoencoder.scales(each))
+            for number, each in enumerate(layouts.layouts)
+        ]
+
+    def pipeline(self) -> LatentDiffusionPipeline:
+        """The generator as a pipeline of diffusers, which shares its components."""
+        from hypergen.generators.latent_diffusion_pipeline import LatentDiffusionPipeline  # Takes seconds to import.
+
+        return LatentDiffusionPipeline.from_generator(self)
+
+
+def sample_latents(
+    denoiser: nn.Module,
+    scheduler: Any,
+    condition: Tensor,
+    random: torch.Generator,
+    steps: int,
+    without_condition: Tensor | None = None,
+    guidance_scale: float = 1.0,
+) -> Tensor:
+    """Denoise latents from pure noise.
+
+    Args:
+        denoiser: Predicts what the scheduler says.
+        scheduler: One of diffusers'.
+        condition: ``[batch, condition_size]``.
+        random: Draws the noise.
+        steps: Of the scheduler.
+        without_condition: What the denoiser reads where there is no condition, for guidance.
+        guidance_scale: Of classifier-free guidance.
+
+    Returns:
+        ``[batch, latent_size]``.
+    """
+    size = denoiser.config.latent_size
+    # Drawn where the generator of random numbers is, so that all devices start from the same noise.
+    latents = torch.randn(len(condition), size, generator=random, device=random.device).to(condition.device)
+    scheduler.set_timesteps(steps, device=condition.device)
+    for time in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, time)
+        times = time.expand(len(latents))
+        predicted = denoiser(scaled, times, condition)
+        if without_condition is not None:
+            unconditioned = denoiser(scaled, times, without_condition)
+            predicted = unconditioned + guidance_scale * (predicted - unconditioned)
+        latents = scheduler.step(predicted, time, latents).prev_sample
+    return latents
+
+
+def _shapes(layout: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for name, shape in layout.items()}
