@@ -32,6 +32,7 @@ class Traced:
         wrong: In which ways the graph is not right.
         rung: The rung of the ladder that served.
         seconds: That the trace took.
+        cpu_seconds: That it computed; less than ``seconds`` on a busy machine.
         peak_bytes: By how much it raised the memory of the process.
         parameter_values: How many values the network's parameters have.
         covered_values: How many of them are on a node.
@@ -46,6 +47,7 @@ class Traced:
     wrong: list[str] = field(default_factory=list)
     rung: str = ""
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_bytes: int = 0
     parameter_values: int = 0
     covered_values: int = 0
@@ -100,7 +102,7 @@ def trace_case(case: Case) -> Traced:
         return traced
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     traced.parameter_values = sum(sizes.values())
-    before, start = start_peak(), time.perf_counter()
+    before, start, cpu = start_peak(), time.perf_counter(), time.process_time()
     try:
         graph = hypergen.trace(model, inputs)
     except TraceError as error:
@@ -110,6 +112,7 @@ def trace_case(case: Case) -> Traced:
         traced.failure = f"{type(error).__name__}: {_one_line(error)}"
         return traced
     finally:
+        traced.cpu_seconds = time.process_time() - cpu
         traced.seconds, traced.peak_bytes = time.perf_counter() - start, peak() - before
     traced.rung = graph.rung
     traced.nodes = len(graph.nodes)

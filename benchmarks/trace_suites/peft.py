@@ -33,9 +33,7 @@ METHODS: dict[str, Any] = {
     "layer-norm": partial(peft.LNTuningConfig, target_modules=["input_layernorm"]),
     "prompt": partial(peft.PromptTuningConfig, num_virtual_tokens=4, task_type="CAUSAL_LM"),
     "prefix": partial(peft.PrefixTuningConfig, num_virtual_tokens=4, task_type="CAUSAL_LM"),
-    "p-tuning": partial(
-        peft.PromptEncoderConfig, num_virtual_tokens=4, encoder_hidden_size=16, task_type="CAUSAL_LM"
-    ),
+    "p-tuning": partial(peft.PromptEncoderConfig, num_virtual_tokens=4, encoder_hidden_size=16, task_type="CAUSAL_LM"),
 }
 
 

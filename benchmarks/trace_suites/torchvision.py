@@ -16,8 +16,8 @@ from benchmarks.trace_suites import Case
 # Weights would be downloaded; a classifier's backbone has some of its own.
 _NO_WEIGHTS = {"weights": None, "weights_backbone": None}
 
-# Detectors call C++ operators. A torchvision built for another torch, as its default wheel is beside a CPU-only one, has
-# none of them and cannot run detectors at all.
+# Detectors call C++ operators. A torchvision that was built for another torch, as its default wheel is beside that for
+# the CPU alone, has none of them and cannot run detectors at all.
 _DETECTORS_RUN = extension._has_ops()
 
 EXCLUDED: Mapping[str, str] = {

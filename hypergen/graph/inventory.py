@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+# They spread work over devices and processes, which would wait for those, and compute what the module inside does.
+_DISTRIBUTORS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _CONTAINERS = frozenset((dict, OrderedDict, defaultdict, list, set, deque))
 
 
@@ -72,7 +74,7 @@ def on_loan(
     before and put back afterwards.
 
     Args:
-        modules: The modules of the network.
+        modules: The modules of the network; those that only distribute another one hand everything on to it.
         substitute: Parameter or buffer → the tensor that takes its place.
         enter: Called with a module before its forward pass, ahead of its own hooks.
         leave: Called with a module after its forward pass, behind its own hooks; after an exception, too.
@@ -89,6 +91,9 @@ def on_loan(
             state["_forward_pre_hooks"].move_to_end("hypergen", last=False)
             state["_forward_hooks"]["hypergen"] = leave
             state["_forward_hooks_always_called"]["hypergen"] = True
+        for module in modules:
+            if isinstance(module, _DISTRIBUTORS):
+                module.__dict__["forward"] = module.module
         yield
     finally:
         for state, attributes, contents in notes:

@@ -24,9 +24,9 @@ class KnownValues(TorchDispatchMode):
     """Runs every operation on shapes and, as far as its operands have values, on values.
 
     Integers and booleans (positions, masks, token ids, lengths) are real tensors on the CPU. Floats are meta tensors;
-    those that follow from constants and buffers, and are few, have a real twin. So what is computed from values is known,
-    whatever a network does with it: branch on it, index with it, or make a tensor of that size. Floating-point inputs
-    and parameters have no values.
+    those that follow from constants and buffers, and are few, have a real twin. So what is computed from values is
+    known, whatever a network does with it: branch on it, index with it, or make a tensor of that size. Floating-point
+    inputs and parameters have no values.
 
     Args:
         guess: Whether integers and booleans that depend on unknown floats, such as the routes of a mixture of experts,

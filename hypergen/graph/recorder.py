@@ -398,6 +398,7 @@ def tensors_in(values: Iterable[Any]) -> list[Tensor]:
 
 
 def storage_of(tensor: Tensor) -> int:
+    """A number for the memory that a tensor lies in."""
     try:
         return tensor.untyped_storage()._cdata
     except (NotImplementedError, RuntimeError):  # sparse, nested or wrapped: shares with no other

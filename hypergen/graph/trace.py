@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -50,7 +52,7 @@ def trace(model: nn.Module, example_inputs: Any = None) -> ComputationalGraph:
     reason = _reason_against_values(inventory)
     failure: Exception | None = None
     where = ""
-    with _random_state_kept(), torch.inference_mode(False):
+    with _random_state_kept(), _eagerly(), _without_collections(), torch.inference_mode(False):
         for rung in ("meta", "fake") if reason else ("meta", "fake", "real"):
             recorder, network, values = None, model, None
             try:
@@ -107,6 +109,23 @@ def _reason_against_values(inventory: Inventory) -> str:
         return "its parameters are on the meta device"
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     return f"its parameters take {size >> 20} MB, more than 200 MB" if size > _MAX_REAL_BYTES else ""
+
+
+def _eagerly() -> AbstractContextManager[Any]:
+    """Run what was given to ``torch.compile`` as the Python that it is; without the compiler there is nothing such."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Keep Python from looking for garbage: a search through all that is loaded can take longer than a trace."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
