@@ -179,6 +179,8 @@ def test_graph():
 def test_graph_draws(folder):
     assert "drawn: new/net.svg" in run("graph", "toy_nets:Net", "--input", "1,4", "-o", "new/net.svg")
     assert "<svg" in (folder / "new" / "net.svg").read_text()
+    assert "drawn: net.html" in run("graph", "toy_nets:Net", "--input", "1,4", "-o", "net.html", "--no-fold")
+    assert "again" in (folder / "net.html").read_text()
     assert ".svg, .png, .pdf" in run("graph", "toy_nets:Net", "--input", "1,4", "-o", "net.txt", code=2)
     assert "could not be written" in run("graph", "toy_nets:Net", "--input", "1,4", "-o", "toy_nets.py/a.svg", code=2)
 

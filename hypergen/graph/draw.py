@@ -46,7 +46,7 @@ def draw(graph: ComputationalGraph, path: str | Path, folded: bool = True) -> No
     if path.suffix.lower() == ".html":
         from hypergen.graph.page import page
 
-        path.write_text(page(Scene(graph, repeats, wrapped=False)), encoding="utf-8")
+        path.write_text(page(Scene(graph, repeats, wrapped=False), path.stem), encoding="utf-8")
         return
     from matplotlib.figure import Figure
 

@@ -158,7 +158,7 @@ def one_below_the_other(levels: Sequence[Level]) -> Level:
         if following:
             ((node, out),) = level.exits.items()
             x += out - following.entries[node]
-            y += level.height - _ROW_GAP / 2
+            y += level.height
     left = min(x for x, _ in places)
     whole = Level([], height=y + levels[-1].height)
     for level, (x, y) in zip(levels, places, strict=True):

@@ -42,6 +42,9 @@ class Scene:
         raw: list[tuple[int, int]] = [(source, target) for source, target in graph.edges.t().tolist()]
         self.edges = sorted({(self.shown[s], t) for s, t in raw if self.shown[t] == t})
         self.raw = raw
+        self.sources: list[list[int]] = [[] for _ in graph.nodes]
+        for source, target in raw:
+            self.sources[target].append(source)
         # How many values cross the line above a node: each from behind its source up to its last reader.
         change = np.zeros(len(graph.nodes) + 2, dtype=np.int64)
         for source, last in {source: target for source, target in self.edges}.items():
