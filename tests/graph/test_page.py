@@ -20,7 +20,8 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
     if not chromium or not driver:
         message = "the page is tested in Chromium: apt-get install chromium chromium-driver"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
