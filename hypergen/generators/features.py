@@ -13,15 +13,8 @@ from hypergen.generators.layout import Layout, layout_of
 from hypergen.generators.slots import SITES, Slot, slots_of
 from hypergen.graph import ComputationalGraph
 from hypergen.graph.operations import SHAPE_OPS
+from hypergen.graph.vocabulary import OPERATIONS
 
-# Operations with an embedding of their own; all others share the last one. Append only: saved generators rely on it.
-OPERATIONS = tuple(
-    """input conv1d conv2d conv3d conv_transpose2d linear addmm embedding batch_norm layer_norm group_norm rms_norm
-    instance_norm relu gelu silu leaky_relu elu tanh sigmoid hardswish hardsigmoid hardtanh mish selu softplus prelu
-    relu6 softmax add mul sub div pow matmul bmm einsum cat stack mean sum max_pool2d avg_pool2d adaptive_avg_pool2d
-    adaptive_max_pool2d scaled_dot_product_attention multi_head_attention transpose permute lstm gru logsigmoid celu
-    softsign exp sqrt rsqrt amax max interpolate baddbmm""".split()
-)
 # Axis moves tell token mixing from channel mixing; the other shape operations only add length to paths.
 CONTRACTED = SHAPE_OPS - {"transpose", "permute", "swapaxes", "movedim"}
 NUM_ATTRIBUTES = 16
@@ -33,7 +26,7 @@ class GraphFeatures:
     """What a graph hypernetwork reads of one graph; built once per architecture.
 
     Attributes:
-        operations: Operation numbers, ``[num_nodes]``, int64.
+        operations: Operation numbers, ``[num_nodes]``, int64: the place in the vocabulary, its length for all others.
         attributes: Sizes and settings, ``[num_nodes, NUM_ATTRIBUTES]``, float32, about unit range.
         distances: Shortest-path lengths, ``[num_nodes, num_nodes]``, int64; -1 where there is no path.
         slot_nodes: The node of each slot, ``[num_slots]``, int64.

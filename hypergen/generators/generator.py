@@ -32,6 +32,9 @@ class Generator(nn.Module, ABC):
     :func:`hypergen.generators.register_generator`. Its arguments are recorded, so that it can be saved and rebuilt.
     """
 
+    # Arguments that checkpoints lack which were saved before there were such arguments, with what they meant then.
+    earlier_arguments: Mapping[str, Any] = {}
+
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -217,7 +220,7 @@ class Generator(nn.Module, ABC):
         try:
             # Loading must not change which random numbers the caller's program draws next.
             with torch.random.fork_rng(devices=[]):
-                generator = found(**checkpoint.arguments)
+                generator = found(**{**found.earlier_arguments, **checkpoint.arguments})
         except Exception as error:
             raise CheckpointError(
                 f"{checkpoint.source!r} has arguments that {found.__name__} does not take: {error}. It was saved with "

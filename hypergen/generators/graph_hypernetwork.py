@@ -20,6 +20,7 @@ from hypergen.generators.parametrization import Parametrization
 from hypergen.generators.registry import register_generator
 from hypergen.generators.slots import SITES
 from hypergen.graph import ComputationalGraph, trace
+from hypergen.graph.vocabulary import FIRST_VOCABULARY, OPERATIONS
 from hypergen.parameters import Parameters
 
 ENCODERS = ("graphormer", "gated_gnn", "none")
@@ -49,10 +50,13 @@ class GraphHypernetwork(Generator):
         max_shape: Rows and columns that the convolutional decoder predicts; larger matrices repeat them.
         anchor: Initial strength of the identity (``parametrization="anchored"``).
         deviation: Initial scale of what is added to the identity, or to independent base weights.
+        vocabulary: How many of :data:`hypergen.graph.vocabulary.OPERATIONS` have an embedding of their own.
 
     Raises:
         ValueError: An unknown part; the message names the known ones. Or heads that don't divide the width.
     """
+
+    earlier_arguments = {"vocabulary": FIRST_VOCABULARY}
 
     def __init__(
         self,
@@ -69,11 +73,12 @@ class GraphHypernetwork(Generator):
         max_shape: int = 32,
         anchor: float = 1.0,
         deviation: float = 0.1,
+        vocabulary: int = len(OPERATIONS),
     ) -> None:
         super().__init__()
         _known("encoder", encoder, ENCODERS)
         _known("decoder", decoder, DECODERS)
-        self.node_features = NodeFeatures(hidden, reach)
+        self.node_features = NodeFeatures(hidden, reach, vocabulary)
         if encoder == "graphormer":
             self.encoder: nn.Module | None = Graphormer(hidden, layers, heads)
         else:
