@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from hypergen.graph.vocabulary import has_own_type
 
 from hypergen.errors import TraceError
 from hypergen.graph.calls import Calls
@@ -76,6 +79,11 @@ class ComputationalGraph:
     def readers(self) -> Mapping[str, tuple[int, str]]:
         """Parameter name → (index of the node that reads it, its role there)."""
         return {name: (i, role) for i, node in enumerate(self.nodes) for role, name in node.parameters.items()}
+
+    @property
+    def unknown_operations(self) -> Mapping[str, int]:
+        """Operations without a type of their own in the vocabulary, which share one embedding, and how many there are."""
+        return Counter(node.op for node in self.nodes if not has_own_type(node))
 
     def without(self, ops: Collection[str]) -> ComputationalGraph:
         """The graph with parameter-free nodes of these operations contracted: their inputs feed their outputs."""
