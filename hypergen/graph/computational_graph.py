@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hypergen.graph.vocabulary import has_own_type
-
 from hypergen.errors import TraceError
 from hypergen.graph.calls import Calls
+from hypergen.graph.vocabulary import has_own_type
 
 if TYPE_CHECKING:
     from hypergen.graph.symmetry import Symmetry
@@ -82,7 +81,7 @@ class ComputationalGraph:
 
     @property
     def unknown_operations(self) -> Mapping[str, int]:
-        """Operations without a type of their own in the vocabulary, which share one embedding, and how many there are."""
+        """Operations that have no type of their own in the vocabulary and share one embedding → how many there are."""
         return Counter(node.op for node in self.nodes if not has_own_type(node))
 
     def without(self, ops: Collection[str]) -> ComputationalGraph:
