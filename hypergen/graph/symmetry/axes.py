@@ -385,12 +385,15 @@ def restrict(axis: Axis, whole: Axis, piece: Axis) -> Axis:
         return axis
     structure = axis.structure
     if structure is None:
-        cut_parents = [parent for parent in axis.parents if _covers(parent, whole)]
-        pieces = segments(whole)
-        if not cut_parents or len(pieces) < 2:
+        parent = next((parent for parent in axis.parents if _cut_with(parent, whole)), None)
+        if parent is None:
             return axis
-        others = axis.parents.difference(cut_parents)
-        axis.structure = Choice(tuple(pieces), tuple(Axis(axis.size, parents={*others, segment}) for segment in pieces))
+        others, places = axis.parents - {parent}, segments(parent)
+        options = tuple(
+            Axis(axis.size, parents={place, *others, *(restrict(other, parent, place) for other in others)})
+            for place in places
+        )
+        axis.structure = Choice(tuple(places), options)
         return restrict(axis, whole, piece)
     if isinstance(structure, Choice):
         wanted = {id(segment) for segment in segments(piece)}
@@ -411,6 +414,8 @@ def restrict(axis: Axis, whole: Axis, piece: Axis) -> Axis:
     return product(left) if isinstance(structure, Product) else concatenation(left)
 
 
-def _covers(parent: Axis, whole: Axis) -> bool:
-    parent, whole = find(parent), find(whole)
-    return parent is whole or (isinstance(whole.structure, Sum) and any(_covers(parent, s) for s in segments(whole)))
+def _cut_with(parent: Axis, whole: Axis) -> bool:
+    """Whether a parent consists of segments of an axis."""
+    own = segments(parent)
+    wholes = segments(whole)
+    return len(own) > 1 and all(segment in wholes for segment in own)

@@ -107,10 +107,23 @@ def _collapse_in(axis: Axis, levels: _Levels) -> bool:
         collapse(axis)
         return True
     changed = False
-    for segment, option in zip(structure.segments, structure.options, strict=True):
+    for number, option in enumerate(structure.options):
         for factor in _factors(option):
-            changed |= _collapse_in(factor, [*levels, _factors(segment), _factors(option)])
+            changed |= _collapse_in(factor, [*_chosen(levels, structure, number), _factors(option)])
     return changed
+
+
+def _chosen(levels: _Levels, choice: AxisChoice, number: int) -> _Levels:
+    """What encloses an option: choices that follow the same segments have been made, too."""
+    chosen = []
+    for level in levels:
+        own: list[Axis] = []
+        for axis in level:
+            other = axis.structure
+            same = isinstance(other, AxisChoice) and list(map(find, other.segments)) == list(map(find, choice.segments))
+            own += _factors(other.options[number]) if same and isinstance(other, AxisChoice) else [axis]
+        chosen.append(own)
+    return [*chosen, _factors(choice.segments[number])]
 
 
 def _factors(axis: Axis) -> list[Axis]:
@@ -130,8 +143,8 @@ def _same(one: Axis, other: Axis) -> bool:
     one, other = find(one), find(other)
     if one is other:
         return True
-    first, second = factors(one), factors(other)
-    if len(first) > 1 or len(second) > 1:
+    first, second = _factors(one), _factors(other)
+    if first != [one] or second != [other]:
         return len(first) == len(second) and all(map(_same, first, second))
     if isinstance(one.structure, AxisSum) and isinstance(other.structure, AxisSum):
         first, second = segments(one), segments(other)
@@ -178,10 +191,10 @@ def _allowed_parents(carriers: Sequence[Sequence[Axis]]) -> dict[Axis, set[Axis]
                 for factor in level:
                     visit(factor, [*levels, level])
         elif isinstance(structure, AxisChoice):
-            for segment, option in zip(structure.segments, structure.options, strict=True):
+            for number, option in enumerate(structure.options):
                 level = _factors(option)
                 for factor in level:
-                    visit(factor, [*levels, _factors(segment), level])
+                    visit(factor, [*_chosen(levels, structure, number), level])
 
     for axes in _distinct(carriers):
         tops = [_factors(axis) for axis in axes]

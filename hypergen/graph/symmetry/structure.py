@@ -157,25 +157,39 @@ def _permuted(structure: Structure, place: Tensor, levels: list[Level], permutat
     if isinstance(structure, Choice):
         where = find_place(structure, levels)
         result = place
-        for option, inside, local, _ in _in_segments(structure.segments, where, structure.options):
-            chosen = _permuted(option, place, [*levels, local], permutations)
+        for number, (inside, local, _) in enumerate(_in_segments(structure.segments, where)):
+            enclosing = [*_chosen(levels, structure, number), local]
+            chosen = _permuted(structure.options[number], place, enclosing, permutations)
             result = torch.where(inside, chosen, result)
         return result
     result = place
-    for segment, inside, local, start in _in_segments(structure.segments, place, structure.segments):
+    for inside, local, start in _in_segments(structure.segments, place):
         own = _combined(local, [*levels, local], permutations)
         result = torch.where(inside, start + own, result)
     return result
 
 
-def _in_segments(
-    segments: Sequence[Structure], place: Tensor, values: Sequence[Structure]
-) -> Iterator[tuple[Structure, Tensor, Level, int]]:
+def _in_segments(segments: Sequence[Structure], place: Tensor) -> Iterator[tuple[Tensor, Level, int]]:
+    """For every segment: whether a place is inside, the places inside, and where the segment starts."""
     start = 0
-    for segment, value in zip(segments, values, strict=True):
+    for segment in segments:
         inside = (place >= start) & (place < start + segment.size)
-        yield value, inside, _level(segment, (place - start).clamp(0, segment.size - 1)), start
+        yield inside, _level(segment, (place - start).clamp(0, segment.size - 1)), start
         start += segment.size
+
+
+def _chosen(levels: list[Level], choice: Choice, number: int) -> list[Level]:
+    """What encloses an option: choices that follow the same segments have been made, too."""
+    chosen: list[Level] = []
+    for level in levels:
+        own: list[tuple[Structure, Tensor]] = []
+        for structure, place in level:
+            if isinstance(structure, Choice) and structure.segments == choice.segments:
+                own += _level(structure.options[number], place)
+            else:
+                own.append((structure, place))
+        chosen.append(own)
+    return chosen
 
 
 def find_place(wanted: Group | Choice, levels: list[Level]) -> Tensor:

@@ -20,6 +20,7 @@ from hypergen.graph.symmetry.axes import (
 )
 from hypergen.graph.symmetry.solver import Operand, Solver
 
+_FEW = 8
 REARRANGED = "rearranged in a way that does not follow its structure"
 
 
@@ -215,6 +216,8 @@ def narrow(solver: Solver, input: Operand, dim: int, start: int, length: int) ->
     """A range of indices of an axis."""
     size = input.axes[dim].size
     start %= size
+    if length == 1 and size <= _FEW:  # queries, keys and values: the others are likely to be selected, too
+        return pieces(solver, input, dim, [1] * size)[start]
     before = [start] if start else []
     after = [size - start - length] if size - start - length else []
     return pieces(solver, input, dim, [*before, length, *after])[len(before)]
