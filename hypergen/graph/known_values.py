@@ -156,7 +156,9 @@ class KnownValues(TorchDispatchMode):
             kwargs = {**kwargs, "device": torch.device(device)}
         if kwargs.get("pin_memory"):
             kwargs = {**kwargs, "pin_memory": False}
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        # What nobody has written yet is the same in every trace.
+        return result.zero_() if func in _UNINITIALISED and device == "cpu" else result
 
 
 _aten = torch.ops.aten
@@ -169,6 +171,10 @@ _ASK_FOR_SHAPES = frozenset(
     sym_size sym_stride sym_numel""".split()
     if hasattr(_aten, name)
 )
+
+_UNINITIALISED = frozenset(
+    getattr(_aten, name).default for name in ("empty_like", "new_empty", "new_empty_strided", "empty_strided")
+) | {_aten.empty.memory_format}
 
 
 def _is_float(value: Any) -> bool:
