@@ -13,17 +13,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import nn
 
 from hypergen.errors import HypergenError, TraceError
 from hypergen.graph import trace
 
-_SCALES = (32, 8, 2, 1)
+_SCALES = (32, 8, 4, 1)
 _DIVISORS = (32, 16, 8, 4, 2, 1)
 _LAYERS = 2
 _EXPERTS = 4
 _VOCABULARY = 1024
 _NARROWEST = 8
+# What a default configuration leaves open, but a model cannot be built or run without.
+_OPEN = {
+    "prediction_length": 4,
+    "attn_layer_indices": [1],
+    "image_token_id": 511,
+    "image_token_index": 511,
+    "vocabulary_map": {"<image>": 511},
+}
+# Widths that a tower hands on to the text model.
+_TOWER_OUTPUTS = ("out_hidden_size", "text_hidden_size", "llm_hidden_size")
 
 # Sizes by the names that configurations give them; the first pattern that matches decides.
 _KINDS = tuple(
@@ -31,7 +42,7 @@ _KINDS = tuple(
     for kind, pattern in {
         "kept": r"kernel|stride|padding|ratio|dropout|num_channels|image_channels|audio_channels|_std$|position|"
         r"type_vocab|mel|freq|num_patches|hop|window|image_size|patch|embedding_size_.*|temperature|max_|"
-        r"image_embedding_size|num_pos|downsample_rate|num_register|num_codebooks|num_quantizers|^index_",
+        r"image_embedding_size|feat_per_channel|num_pos|downsample_rate|num_register|num_codebooks|num_quantizers|^index_",
         "token": r"(token_id|token_ids|token_index|_id|_index)$",
         "vocabulary": r"vocab_size|vocabulary_size|^vocab$",
         "experts_used": r"experts_per_tok|num_experts_per_token|moe_topk|moe_k$|top_k$|topk$|num_selected_experts",
@@ -70,7 +81,7 @@ def small_configs(model_type: str) -> Iterator[Any]:
     seen: list[Any] = []
     for scale in _SCALES:
         try:
-            values = _shrunk(told, scale)
+            values = _consistent(_shrunk(told, scale))
             if values in seen:
                 continue
             seen.append(values)
@@ -122,7 +133,8 @@ def small_model(model_type: str, class_name: str) -> nn.Module:
             return model
     if first is None:
         raise HypergenError(f"{class_name} cannot be built: {type(failure).__name__}: {failure}") from failure
-    return first
+    with torch.device("cpu"):  # with values, if nothing less will do
+        return cls(next(small_configs(model_type)))
 
 
 def _kind(name: str) -> str:
@@ -158,7 +170,46 @@ def _shrunk(config: Mapping[str, Any], scale: int) -> dict[str, Any]:
     return small
 
 
+def _consistent(config: dict[str, Any], text_width: int = 0) -> dict[str, Any]:
+    """Mend what contradicts itself, in some default configurations even before they are made small."""
+    text = next((config[k] for k in ("text_config", "llm_config", "language_config") if config.get(k)), config)
+    text_width = text.get("hidden_size") or text_width
+    for name, value in config.items():
+        if isinstance(value, dict) and "model_type" in value:
+            tower = config[name] = _consistent(value, text_width)
+            outputs = [key for key in _TOWER_OUTPUTS if type(tower.get(key)) is int]
+            if value is not text and not outputs and "embed_dim" in tower and "hidden_size" in tower:
+                outputs = ["hidden_size"]
+            tower.update(dict.fromkeys(outputs if text_width else (), text_width))
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if type(width) is type(heads) is int and width % heads and not config.get("head_dim"):
+        config["num_attention_heads"] = max(n for n in range(1, heads + 1) if width % n == 0)
+    _mend_images(config)
+    return config
+
+
+def _mend_images(config: dict[str, Any]) -> None:
+    """Make what a projector expects of an image agree with how many patches the image has."""
+    images = config.get("vision_config") or {}
+    size, patch = images.get("image_size"), images.get("patch_size")
+    if not (type(size) is type(patch) is int and size >= patch > 0):
+        return
+    together = max(
+        (config[k] for k in ("downsample_factor", "scale_factor", "spatial_merge_size") if type(config.get(k)) is int),
+        default=1,
+    )
+    side = max(1, size // patch // together) * together
+    if together > 1 and size % (patch * together):
+        images["image_size"] = side * patch
+    if "mm_tokens_per_image" in config:
+        config["mm_tokens_per_image"] = (side // 2) ** 2
+    if "projector_patch_to_query_dict" in config:
+        config["projector_patch_to_query_dict"] = {side**2: 4}
+
+
 def _value(name: str, value: Any, scale: int, fewer_heads: int) -> Any:
+    if value is None:
+        return _OPEN.get(name)
     if isinstance(value, (list, tuple)):
         return type(value)(_value(name, item, scale, fewer_heads) for item in value)
     if type(value) is not int or value < 2:
@@ -194,7 +245,7 @@ def _head_divisor(config: Mapping[str, Any], scale: int) -> int:
     for divisor in (d for d in _DIVISORS if d <= scale):
         rest = scale // divisor
         if all(h % divisor == 0 and h > divisor for h in heads) and all(
-            s % rest == 0 and s // rest >= 4 for s in sizes
+            rest == 1 or (s % rest == 0 and s // rest % 4 == 0) for s in sizes
         ):
             return divisor
     if scale == 1 or not heads:
@@ -224,8 +275,11 @@ def _one_of_each_kind(config: Mapping[str, Any], layers: int) -> list[int]:
     for i in range(layers):
         kinds.setdefault(str([kinds_of[i] for kinds_of in lists]), i)
     chosen = set(list(kinds.values())[:6])
+    # Outputs that are tapped, and kinds of layers that come round.
+    needed = [len(config.get("out_indices") or ()), _LAYERS]
+    needed += [len(v) for v in config.values() if isinstance(v, (list, tuple)) and v and type(v[0]) is str]
     for i in range(layers):
-        if len(chosen) < _LAYERS:
+        if len(chosen) < max(n for n in needed if n <= 6):
             chosen.add(i)
     return sorted(chosen)
 

@@ -44,7 +44,11 @@ def _pixel_values(facts: Facts) -> Tensor:
         return facts.patches[None]
     shape: tuple[int, ...] = (facts.channels, *facts.image_size)
     first = facts.first(nn.Conv2d, nn.Conv3d)
-    if "aspect_ratio_ids" in facts.accepted:
+    if "prompt_pixel_values" in facts.required:  # the prompt's half of the image comes from there
+        shape = (facts.channels, facts.image_size[0] // 2, facts.image_size[1])
+    elif type(facts.model).__name__.endswith("ForKeypointMatching"):  # a pair of images
+        shape = (2, *shape)
+    elif "aspect_ratio_ids" in facts.accepted:
         shape = (1, facts.number("max_num_tiles", among="vision config", default=4), *shape)
     elif "pixel_attention_mask" in facts.accepted or hasattr(facts.config, "image_grid_pinpoints"):
         shape = (1, *shape)
@@ -103,17 +107,27 @@ def _input_values(facts: Facts) -> Tensor:
     bins, frames = (facts.tell(name, among="audio config") for name in ("num_mel_bins", "max_length"))
     if bins and frames:
         return _floats(1, frames, bins)
-    channels = facts.tell("audio_channels", among="audio config")
+    channels = facts.tell("audio_channels", "channels", among="audio config")
     return _floats(1, *((channels,) if channels else ()), 16000)
 
 
 def _input_features(facts: Facts) -> Tensor:
     """A spectrogram, with the bins where the first layer reads them."""
-    bins, frames = facts.mel_bins, facts.sound_frames
-    first = facts.first(nn.Conv1d, nn.Conv2d, nn.Linear, nn.LayerNorm)
-    if isinstance(first, nn.Conv1d) and first.in_channels == bins:
-        return _floats(1, bins, frames)
-    return _floats(1, frames, bins)
+    return facts.sequence(facts.mel_bins, facts.sound_frames)
+
+
+def _latents(facts: Facts) -> Tensor:
+    first = facts.first(nn.Conv1d, nn.Linear)
+    width = first.in_channels if isinstance(first, nn.Conv1d) else first.in_features
+    return facts.sequence(width)
+
+
+def _inputs(facts: Facts) -> Any:
+    """What the encoder of a pair takes; else vectors."""
+    encoder = getattr(facts.model, "encoder", None)
+    if hasattr(encoder, "main_input_name"):
+        return EXAMPLES[encoder.main_input_name](Facts(encoder))
+    return _floats(1, facts.length, facts.number("d_model", "hidden_size", default=768))
 
 
 def _sound_mask(facts: Facts) -> Tensor:
@@ -150,6 +164,11 @@ EXAMPLES: dict[str, Callable[[Facts], Any]] = {
     "task_inputs": lambda facts: facts.tokens(facts.number("task_seq_len", default=77)),
     "inputs_embeds": lambda facts: _floats(1, facts.length, facts.number("hidden_size", default=768)),
     "query_embeds": lambda facts: _floats(1, 4, facts.number("hidden_size", default=768)),
+    "classes_input_ids": lambda facts: facts.tokens().expand(2, -1),
+    "classes_attention_mask": lambda facts: torch.ones(2, facts.length, dtype=torch.int64),
+    "classes_structure": lambda facts: torch.tensor([2]),
+    "tasks_input_ids": lambda facts: facts.tokens(),
+    "tasks_attention_mask": lambda facts: torch.ones(1, facts.length, dtype=torch.int64),
     "hidden_states": _hidden_states,
     "pixel_values": _pixel_values,
     "prompt_pixel_values": _pixel_values,
@@ -174,6 +193,11 @@ EXAMPLES: dict[str, Callable[[Facts], Any]] = {
     "input_features": _input_features,
     "input_features_mask": _sound_mask,
     "feature_attention_mask": _sound_mask,
+    "audio_mel": _input_features,
+    "audio_mel_mask": lambda facts: torch.zeros(1, facts.sound_frames, dtype=torch.bool),  # what is to be left out
+    "latents": _latents,
+    "inputs": _inputs,
+    "spectrogram": _latents,
     "past_values": _past_values,
     "past_time_features": _past_time_features,
     "past_observed_mask": _past_observed_mask,

@@ -111,7 +111,8 @@ class Facts:
     @cached_property
     def image_size(self) -> tuple[int, int]:
         """Height and width."""
-        size = self.tell("image_size", "img_size", "input_size", among="vision config", default=224)
+        built_for = next((m.img_size for m in self.model.modules() if getattr(m, "img_size", None)), 224)
+        size = self.tell("image_size", "img_size", "input_size", among="vision config", default=built_for)
         if isinstance(size, Mapping):
             size = (size["height"], size["width"])
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
@@ -148,6 +149,13 @@ class Facts:
         names = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "mel_bins", "n_mels",
                  "feature_size", "input_dim", "input_feat_size", "num_mel_filters")  # fmt: skip
         return self.number(*names, among="audio config", default=80)
+
+    def sequence(self, width: int, length: int = 32) -> Tensor:
+        """Vectors in time, along the axis where the first layer reads them."""
+        first = self.first(nn.Conv1d, nn.Conv2d, nn.Linear, nn.LayerNorm)
+        along = isinstance(first, nn.Conv1d) and first.in_channels == width
+        along = along and self.tell("input_feat_per_channel") is None  # is turned round by the model
+        return torch.empty((1, width, length) if along else (1, length, width), device="meta")
 
     @cached_property
     def sound_frames(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ def count_features(model: Any, method: str, arguments: Mapping[str, Any]) -> int
     """
     inventory = take_inventory(model)
     for values in (None, KnownValues(guess=True)):
-        with suppress(Exception), torch.no_grad(), values or nullcontext():
+        with suppress(Exception), torch.no_grad():
             recorder = Recorder(inventory, "meta", values)
             given = map_tensors(dict(arguments), recorder.add_input)
             with on_loan(inventory.modules, recorder.bring, recorder.enter, recorder.leave), recorder:

@@ -100,6 +100,11 @@ def _add_placeholders(facts: Facts, arguments: dict[str, Any]) -> None:
         before, after = prompt[:, :4], prompt[:, 4:]
         prompt = torch.cat([before, torch.full((1, count), token), after], 1)
         kinds = torch.cat([kinds[:, :4], torch.full((1, count), kind), kinds[:, 4:]], 1)
+    if "pixel_values" in arguments and "image_embeds_position_mask" in facts.accepted:
+        count = facts.number("latent_query_num", default=64)
+        prompt = torch.cat([prompt[:, :1], prompt[:, 1:2].expand(-1, count), prompt[:, 1:]], 1)
+        places = torch.arange(prompt.shape[1])
+        arguments["image_embeds_position_mask"] = ((places > 0) & (places <= count))[None]
     arguments["input_ids"] = prompt
     if "attention_mask" in arguments:
         arguments["attention_mask"] = torch.ones_like(prompt)
