@@ -48,20 +48,29 @@ ALIASES = {
     "iadd": "add", "radd": "add", "isub": "sub", "rsub": "sub", "imul": "mul", "rmul": "mul",
     "truediv": "div", "rtruediv": "div", "itruediv": "div", "rdiv": "div", "idiv": "div", "floordiv": "floor_divide",
     "rpow": "pow", "ipow": "pow", "rmatmul": "matmul", "imatmul": "matmul", "concat": "cat", "concatenate": "cat",
-    "multiply": "mul", "divide": "div", "true_divide": "div", "subtract": "sub", "iand": "and", "ior": "or",
+    "multiply": "mul", "divide": "div", "true_divide": "div", "subtract": "sub", "and": "bitwise_and", "iand": "bitwise_and",
+    "or": "bitwise_or", "ior": "bitwise_or", "ror": "bitwise_or", "xor": "bitwise_xor",
+    "ixor": "bitwise_xor", "rxor": "bitwise_xor", "invert": "bitwise_not",
+    "absolute": "abs", "negative": "neg", "clip": "clamp", "clamp_min": "clamp", "clamp_max": "clamp",
+    "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le", "not_equal": "ne",
+    "special_expit": "sigmoid", "special_softmax": "softmax", "special_log_softmax": "log_softmax",
+    "safe_softmax": "softmax", "linalg_vector_norm": "norm", "linalg_norm": "norm", "rfloordiv": "floor_divide",
+    "upsample": "interpolate", "upsample_nearest": "interpolate", "upsample_bilinear": "interpolate",
+    "rmod": "remainder", "mod": "remainder", "imod": "remainder",
     "multi_head_attention_forward": "multi_head_attention", "native_multi_head_attention": "multi_head_attention",
     "max_pool1d_with_indices": "max_pool1d", "max_pool2d_with_indices": "max_pool2d",
     "max_pool3d_with_indices": "max_pool3d", "adaptive_max_pool1d_with_indices": "adaptive_max_pool1d",
     "adaptive_max_pool2d_with_indices": "adaptive_max_pool2d", "log_sigmoid": "logsigmoid",
 }  # fmt: skip
 
-# Shape operations whose nodes go by the name of a more general one. (The calls keep the name: its arguments differ.)
+# Operations whose nodes go by the name of a more general one. (The calls keep the name: its arguments differ.)
 MERGED = {
     "view": "reshape", "view_as": "reshape", "reshape_as": "reshape",
     "expand_as": "expand", "broadcast_to": "expand",
     "split_with_sizes": "split", "tensor_split": "split",
     "t": "transpose", "T": "transpose", "mT": "transpose", "H": "transpose", "mH": "transpose", "adjoint": "transpose",
     "swapaxes": "transpose", "swapdims": "transpose", "moveaxis": "movedim",
+    "native_layer_norm": "layer_norm", "native_group_norm": "group_norm", "native_batch_norm": "batch_norm",
 }  # fmt: skip
 
 
@@ -71,5 +80,7 @@ def operation_name(func: Any) -> str:
     name = getattr(func, "__name__", type(func).__name__)
     if name in ("__get__", "__set__"):  # a property of a tensor
         return ("set_" if name == "__set__" else "") + func.__self__.__name__.strip("_")
+    if name == "__rand__":  # the reflected `&`, no random numbers
+        return "bitwise_and"
     name = name.split(".")[0].strip("_")
     return ALIASES.get(name, name)

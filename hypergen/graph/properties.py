@@ -87,14 +87,14 @@ def _reachability(graph: ComputationalGraph) -> Iterator[str]:
         if i in fed and node.op == "input":
             yield f"{_called(graph, i)} is an input that something feeds"
     if graph.outputs:
-        matters = set(graph.outputs)
+        # What an operation reads is named even where its result goes nowhere.
+        matters = set(graph.outputs) | {i for i, node in enumerate(graph.nodes) if node.parameters or node.shared}
         for source, target in sorted(graph.edges.t().tolist(), reverse=True):
             if target in matters:
                 matters.add(source)
         for i, node in enumerate(graph.nodes):
-            # What an operation reads is named even where its result goes nowhere.
-            if i not in matters and node.op != "input" and not node.parameters:
-                yield f"{_called(graph, i)} reaches no output"
+            if i not in matters and node.op != "input":
+                yield f"{_called(graph, i)} reaches no output and no parameter"
 
 
 def _parameters(graph: ComputationalGraph, model: nn.Module | None) -> Iterator[str]:
