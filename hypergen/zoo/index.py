@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
     ]
 )
 # Columns of their own for everything else that is known: hyperparameters.learning_rate, test.accuracy, …
-GROUPS = ("hyperparameters", "validation", "test")
+GROUPS = ("hyperparameters", "train", "validation", "test")
 
 
 def uid_of(run: str, step: int) -> str:

@@ -79,6 +79,7 @@ class ZooPlan:
         tasks: Relabellings that networks take in turn; without any, the data's own labels.
         shared_init: Whether all networks of an architecture start from the same weights.
         data_orders: Number of different orders of the data, which networks of a task take in turn; None for one each.
+            Networks that are trained together have one order then, which is faster for convolutions.
         seed: Of everything that is drawn.
         group_size: Networks that are trained together; a few hundred small ones fill a processor's cache.
         batch_size: Images per network and step.
@@ -130,9 +131,15 @@ class ZooPlan:
     def groups(self) -> Iterator[Group]:
         """All networks, in the order in which they are trained."""
         for architecture in self.architectures:
-            for first in range(0, self.networks, self.group_size):
-                numbers = range(first, min(first + self.group_size, self.networks))
-                yield Group(architecture, tuple(self.recipe(architecture, number) for number in numbers))
+            recipes = [self.recipe(architecture, number) for number in range(self.networks)]
+            if self.data_orders is None:
+                together = [recipes]
+            else:
+                seeds = dict.fromkeys(recipe.data_seed for recipe in recipes)
+                together = [[recipe for recipe in recipes if recipe.data_seed == seed] for seed in seeds]
+            for some in together:
+                for first in range(0, len(some), self.group_size):
+                    yield Group(architecture, tuple(some[first : first + self.group_size]))
 
     def recipe(self, architecture: Buildable, number: int) -> Recipe:
         """How one network of an architecture is trained; depends on its number, and on no other network's."""

@@ -107,6 +107,10 @@ class Shard:
                 f"The shard {str(path)!r} is truncated or damaged ({reason}; {path.stat().st_size:,} bytes)."
             ) from error
 
+    def __reduce__(self) -> tuple[type[Shard], tuple[Path]]:
+        # A mapped file is not sent to another process, which opens its own.
+        return Shard, (self.path,)
+
     def rows(self) -> pa.Table:
         """Its rows of the index."""
         try:

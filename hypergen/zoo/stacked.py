@@ -122,7 +122,7 @@ def train_stacked(
     state |= {key: value.clone() for key, value in (initial or {}).items()}
     run = _Run(module, {key: value.to(device) for key, value in state.items()}, recipes, optimizer, momentum, schedule)
     relabel = _relabelling(recipes, tasks, labels, device)
-    batches = _Batches(recipes, len(images), batch_size)
+    batches = Batches(recipes, len(images), batch_size)
     held_out = {split: (data[split][0].to(device), data[split][1].to(device)) for split in data if split != "train"}
     wanted = set(save_steps)
     stops = torch.tensor([recipe.steps for recipe in recipes])
@@ -136,10 +136,10 @@ def train_stacked(
             run.keep(finite & (stops[run.alive] > step))
         if not len(run.alive):
             return
-        chosen = batches.draw(step, run.alive).to(device)  # [networks, batch]
+        chosen = batches.draw(step, run.alive).to(device)  # [networks or 1, batch]
         flat = chosen.flatten()
         inputs = images.index_select(0, flat).unflatten(0, chosen.shape)
-        targets = relabel(labels.index_select(0, flat).view(chosen.shape), run.alive)
+        targets = relabel(labels.index_select(0, flat).view(chosen.shape), run.alive).expand(len(run.alive), -1)
         if input_noise:
             noise = torch.randn(inputs.shape[1:], generator=torch.Generator().manual_seed(step))
             inputs = inputs + input_noise * noise.to(device)
@@ -182,7 +182,9 @@ class _Run:
     def update(self, step: int, inputs: Tensor, targets: Tensor, label_smoothing: float) -> None:
         """Make one step of every network."""
         weights = self.weights.detach().requires_grad_()
-        outputs = self.module(self.views(weights), self.buffers, inputs)
+        # The first layers of all networks work on the same numbers then, which is faster.
+        shared = len(inputs) == 1
+        outputs = self.module(self.views(weights), self.buffers, inputs[0] if shared else inputs, shared=shared)
         losses(outputs, targets, label_smoothing).sum().backward()
         gradients = weights.grad
         assert gradients is not None
@@ -290,7 +292,7 @@ def evaluate_stacked(
     correct, loss = torch.zeros(networks), torch.zeros(networks)
     size = max(1, max_values // max(1, networks * inputs[0].numel()))
     for start in range(0, len(inputs), size):
-        outputs = module(parameters, buffers, inputs[start : start + size], training=False)
+        outputs = module(parameters, buffers, inputs[start : start + size], training=False, shared=True)
         own = labels[:, start : start + size]
         predicted = outputs[..., 0] > 0 if outputs.shape[2] == 1 else outputs.argmax(2)
         correct += (predicted == own).sum(1).cpu()
@@ -298,8 +300,14 @@ def evaluate_stacked(
     return {"accuracy": correct / len(inputs), "loss": loss / len(inputs)}
 
 
-class _Batches:
-    """Which images each network sees at each step; depends on its data seed and data fraction alone."""
+class Batches:
+    """Which images each network sees at each step; depends on its data seed and data fraction alone.
+
+    Args:
+        recipes: Of the networks.
+        images: How many training images there are.
+        batch_size: Images per network and step.
+    """
 
     def __init__(self, recipes: Sequence[Recipe], images: int, batch_size: int) -> None:
         kinds = [(recipe.data_seed, max(1, round(recipe.data_fraction * images))) for recipe in recipes]
@@ -312,12 +320,13 @@ class _Batches:
         self.order = torch.empty(0)
 
     def draw(self, step: int, networks: Tensor) -> Tensor:
-        """Indices [networks, batch] of images."""
+        """Indices [networks, batch] of images; [1, batch] if all networks see the same ones."""
         turn, place = divmod(step, self.steps_per_round)
         if turn != self.round:
             self.round = turn
             self.order = torch.stack([self._order(*kind) for kind in self.kinds])
-        return self.order[self.kind_of[networks], place * self.batch_size : (place + 1) * self.batch_size]
+        batch = self.order[:, place * self.batch_size : (place + 1) * self.batch_size]
+        return batch if len(batch) == 1 else batch[self.kind_of[networks]]
 
     def _order(self, seed: int, seen: int) -> Tensor:
         """An order of the images that a network sees, as often as they fill a round."""

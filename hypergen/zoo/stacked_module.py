@@ -54,15 +54,22 @@ class StackedModule:
         return stacked if rows is None else {name: value[rows] for name, value in stacked.items()}
 
     def __call__(
-        self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor, training: bool = True
+        self,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        inputs: Tensor,
+        *,
+        training: bool = True,
+        shared: bool = False,
     ) -> Tensor:
         """Outputs of all networks.
 
         Args:
             parameters: [networks, …] per name.
             buffers: Likewise; changed in place where training changes them.
-            inputs: [networks, batch, …] while training; else [batch, …], the same for all networks.
+            inputs: [networks, batch, …].
             training: Whether the module is in training mode.
+            shared: Whether ``inputs`` are [batch, …], the same for all networks.
 
         Returns:
             [networks, batch, …].
@@ -72,7 +79,7 @@ class StackedModule:
         def forward(own: dict[str, Tensor], own_buffers: dict[str, Tensor], own_inputs: Tensor) -> Tensor:
             return functional_call(self.module, (own, own_buffers), (own_inputs,))
 
-        in_dims = (0, 0, 0 if training else None)
+        in_dims = (0, 0, None if shared else 0)
         return vmap(forward, in_dims, randomness="different")(dict(parameters), dict(buffers), inputs)
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hypergen.zoo.stacked import Recipe, _Batches, train_stacked
+from hypergen.zoo.stacked import Recipe, Batches, train_stacked
 from hypergen.zoo.stacked_module import StackedModule
 
 
@@ -50,7 +50,7 @@ def train_alone(build, recipe, data, optimizer, decay, batch_size=8, relabel=Non
     else:
         made = torch.optim.SGD(network.parameters(), momentum=0.9, **settings)
     images, labels = data["train"]
-    batches = _Batches([recipe], len(images), batch_size)
+    batches = Batches([recipe], len(images), batch_size)
     for step in range(recipe.steps):
         for group in made.param_groups:
             group["lr"] = recipe.learning_rate * decay(step / recipe.steps)
@@ -109,6 +109,16 @@ def test_networks_become_what_they_become_alone(data, build, optimizer, schedule
         assert metrics["test", "accuracy"] == pytest.approx((predicted == labels).float().mean().item())
 
 
+@pytest.mark.parametrize("build", [mlp, conv_net])
+def test_networks_that_see_the_same_images_become_what_they_become_alone(data, build):
+    recipes = [Recipe(str(i), 6, init_seed=i, learning_rate=0.01 * (i + 1)) for i in range(3)]
+    (snapshot,) = train_stacked(build, recipes, data, batch_size=8)
+    for number, recipe in enumerate(recipes):
+        alone = train_alone(build, recipe, data, "adam", SCHEDULES["constant"])
+        state = {key: value[number] for key, value in snapshot.state.items()}
+        torch.testing.assert_close(state, dict(alone.state_dict()), rtol=1e-3, atol=1e-5)
+
+
 def test_snapshots_come_in_order_and_once(data):
     recipes = [Recipe(str(i), steps) for i, steps in enumerate((5, 0, 3, 5))]
     seen = [(s.step, s.networks) for s in train_stacked(mlp, recipes, data, save_steps=[0, 2], batch_size=8)]
@@ -140,7 +150,7 @@ def test_training_goes_on_from_given_parameters(data):
 
 def test_a_data_fraction_is_the_same_images_in_every_round():
     recipe = Recipe("a", 100, data_seed=3, data_fraction=0.2)
-    batches = _Batches([recipe, Recipe("b", 100, data_seed=3)], 50, 8)
+    batches = Batches([recipe, Recipe("b", 100, data_seed=3)], 50, 8)
     seen = [batches.draw(step, torch.tensor([0, 1])) for step in range(40)]
     assert len(torch.cat([chosen[0] for chosen in seen]).unique()) == 10
     # Without replacement: a round of 6 batches has 48 different images of 50.

@@ -1,0 +1,125 @@
+"""What importers find, and how it gets into a zoo."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from hypergen.errors import CheckpointError, HypergenError
+from hypergen.zoo.index import uid_of
+from hypergen.zoo.layout import Layout
+from hypergen.zoo.writer import ZooWriter
+
+OnError = Literal["raise", "skip"]
+# How prefixes of metrics' names are spelt, and the split that they mean.
+_SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "test": "test"}
+_SPLITS |= {"validation": "validation", "eval": "validation"}
+_NAMES = {"acc": "accuracy"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint somewhere, not yet read.
+
+    Args:
+        path: Its file or folder, for messages.
+        run: Of the checkpoint.
+        step: Of the run; None to find out by reading.
+        read: Reads tensors, and further columns of the index by their full names (also ``step``).
+        columns: Those that are known without reading.
+        metadata: Of the layout.
+    """
+
+    path: Path
+    run: str
+    step: int | None
+    read: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What came of an import.
+
+    Attributes:
+        added: Names of the checkpoints in the zoo.
+        known: Number of those that the zoo held already.
+        failed: Files that could not be read, and why.
+        layouts: Number of checkpoints added per layout id.
+    """
+
+    added: tuple[str, ...]
+    known: int
+    failed: Mapping[str, str]
+    layouts: Mapping[str, int]
+
+
+def add_found(found: Iterator[Found], folder: Path, source: str, on_error: OnError) -> ImportReport:
+    """Read checkpoints and add them to a zoo."""
+    added: list[str] = []
+    failed: dict[str, str] = {}
+    layouts: dict[str, int] = {}
+    known, seen = 0, dict[str, Path]()
+    with ZooWriter(folder) as writer:
+        for checkpoint in found:
+            if checkpoint.step is not None and _already(writer, checkpoint, checkpoint.step, seen):
+                known += 1
+                continue
+            try:
+                state, columns = checkpoint.read()
+                columns = {**checkpoint.columns, **columns}
+                step = int(columns.pop("step", checkpoint.step))
+                if checkpoint.step is None and _already(writer, checkpoint, step, seen):
+                    known += 1
+                    continue
+                layout = Layout.of(state, metadata=checkpoint.metadata)
+                stacked = {entry.key: state[entry.key].unsqueeze(0) for entry in layout.entries}
+                names = writer.add_stacked(stacked, runs=[checkpoint.run], steps=step, layout=layout, columns=columns)
+            except HypergenError as error:
+                message = str(error) if str(checkpoint.path) in str(error) else f"{str(checkpoint.path)!r}: {error}"
+                if on_error == "raise":
+                    raise CheckpointError(message) from error
+                failed[str(checkpoint.path)] = message
+                continue
+            seen[names[0]] = checkpoint.path
+            added += names
+            layouts[layout.id] = layouts.get(layout.id, 0) + 1
+    if not added and not known and not failed:
+        raise CheckpointError(f"{str(source)!r} holds no checkpoint of this kind.")
+    return ImportReport(tuple(added), known, failed, layouts)
+
+
+def _already(writer: ZooWriter, found: Found, step: int, seen: Mapping[str, Path]) -> bool:
+    """Whether the zoo holds a checkpoint; but two files of one import must not be taken for the same."""
+    uid = uid_of(found.run, step)
+    if uid in seen:
+        raise CheckpointError(
+            f"{str(found.path)!r} and {str(seen[uid])!r} would both be {uid!r}, a run and a step. Tell them apart, for "
+            "example by a pattern that reads both from the files' names."
+        )
+    return uid in writer
+
+
+def columns_of(hyperparameters: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of the index from what somebody logged.
+
+    Args:
+        hyperparameters: By name; lists and the like become JSON text, and None is left out.
+        metrics: By names such as ``val_acc`` or ``test/loss``: those whose first word is no split are left out.
+    """
+    columns: dict[str, Any] = {}
+    for name, value in hyperparameters.items():
+        if value is not None:
+            plain = isinstance(value, (bool, int, float, str))
+            columns[f"hyperparameters.{name}"] = value if plain else json.dumps(value, default=str)
+    for name, value in metrics.items():
+        word, _, rest = name.replace("/", "_").partition("_")
+        if word in _SPLITS and rest and isinstance(value, (int, float)) and not isinstance(value, bool):
+            columns[f"{_SPLITS[word]}.{_NAMES.get(rest, rest)}"] = value
+    return columns

@@ -1,0 +1,46 @@
+"""Imports checkpoints of PyTorch Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hypergen.errors import CheckpointError
+from hypergen.zoo.importers.found import Found, columns_of
+from hypergen.zoo.importers.states import read_file, state_in
+
+
+def find(source: Path, *, prefix: str = "") -> Iterator[Found]:
+    """Find every ``.ckpt`` file below a folder.
+
+    The run is the folder that it lies in (without a last ``checkpoints``), the step Lightning's own.
+    ``hyper_parameters`` become columns, and the metric that a ``ModelCheckpoint`` watched.
+
+    Args:
+        source: The folder.
+        prefix: Take only tensors whose names begin so, without it; ``"model."`` where the module keeps a network.
+    """
+    for file in sorted(source.rglob("*.ckpt")):
+        folder = file.parent if file.parent.name != "checkpoints" or file.parent == source else file.parent.parent
+        run = folder.relative_to(source).as_posix()
+
+        def read(file: Path = file) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+            content = read_file(file)
+            if not isinstance(content, Mapping) or not {"state_dict", "global_step"} <= set(content):
+                raise CheckpointError(f"{str(file)!r} is no checkpoint of Lightning: it has no 'state_dict' and step.")
+            columns = columns_of(content.get("hyper_parameters") or {}, _watched(content))
+            state = state_in(content, file, "state_dict", prefix)
+            return state, {**columns, "step": content["global_step"]}
+
+        yield Found(file, run if run != "." else source.resolve().name, None, read)
+
+
+def _watched(content: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = {}
+    for state in (content.get("callbacks") or {}).values():
+        if isinstance(state, Mapping) and state.get("monitor") and state.get("current_score") is not None:
+            metrics[str(state["monitor"])] = float(state["current_score"])
+    return metrics
