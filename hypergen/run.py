@@ -97,7 +97,7 @@ def train_graph_hypernetwork(
     console.print(f"{name}: training a {type(generator).__name__} of {number:,} parameters, seed {seed}")
     begun = time.monotonic()
     batches = {"datamodule": meta_batches(images=data, space=space)}
-    _fit(module, batches, trainer, logger, callbacks, output, ckpt_path)
+    fit(module, batches, trainer, logger, callbacks, output, ckpt_path)
     console.print(f"Trained in {time.monotonic() - begun:.0f} s")
     folder = Path(output) / "generator"
     generator.eval()
@@ -166,7 +166,7 @@ def train_target(
         console.print(report)
     module = training(target=network)
     loaders = {"train_dataloaders": batches, "val_dataloaders": [data.val_dataloader(), data.test_dataloader()]}
-    _fit(module, loaders, trainer, logger, callbacks, output, ckpt_path)
+    fit(module, loaders, trainer, logger, callbacks, output, ckpt_path)
     _, validation, test = module.curve[-1]
     figures = [
         Row("accuracy_before_training", module.curve[0][2]),
@@ -185,7 +185,7 @@ def train_target(
     return results
 
 
-def _fit(
+def fit(
     module: pl.LightningModule,
     batches: dict[str, Any],
     make_trainer: Callable[..., pl.Trainer],

@@ -15,7 +15,11 @@ from hypergen.errors import HypergenError, UnknownNameError
 def evaluate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results.json, results.md, tables and plots.")],
     generator: GeneratorName = "digits-ghn",
-    protocol: Annotated[str, typer.Option(help="What to measure: digits.")] = "digits",
+    protocol: Annotated[
+        str, typer.Option(help="What to measure: digits, or zoo, which needs a generator of checkpoints and --zoo.")
+    ] = "digits",
+    zoo: Annotated[Path | None, typer.Option(help="The folder of the zoo that holds out tasks or runs.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Networks per condition, in the zoo protocol.")] = 4,
     aims: Annotated[str, typer.Option(help="What to compare with: release, or five_minutes.")] = "release",
     architectures: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many architectures of each split.")
@@ -26,6 +30,8 @@ def evaluate(
     """Measure a generator on networks that it has never seen, with baselines beside it."""
     if protocol not in _PROTOCOLS:
         raise UnknownNameError("protocol", protocol, _PROTOCOLS)
+    if (protocol == "zoo") != (zoo is not None):
+        raise HypergenError("--protocol zoo and --zoo FOLDER belong together: the zoo holds out what is measured.")
     from hypergen.api import load_generator
     from hypergen.data import DigitsDataModule
     from hypergen.evaluation import AIMS, evaluate_image_classifier_generator
@@ -37,6 +43,19 @@ def evaluate(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HypergenError(f"The folder {str(out)!r} cannot be made: {error}. Name another one by --out.") from error
+    evaluation: Any
+    if zoo is not None:
+        from hypergen.evaluation.zoo_folder import evaluate_on_zoo
+        from hypergen.generators.zoo_generator import ZooGenerator
+        from hypergen.zoo import Zoo
+
+        if not isinstance(loaded, ZooGenerator):
+            raise HypergenError(f"{generator!r} is a {type(loaded).__name__}, which was not trained on a zoo.")
+        evaluation = evaluate_on_zoo(loaded, Zoo(zoo), DigitsDataModule(), samples=samples, seed=seed)
+        evaluation.write(out)
+        evaluation.print_table()
+        Console().print(f"written: {out}", highlight=False, markup=False)
+        return
     options: dict[str, Any] = {"aims": aims, "architectures_per_split": architectures, "workers": workers, "seed": seed}
     try:
         evaluation = evaluate_image_classifier_generator(loaded, DigitsDataModule(), **options)
@@ -47,4 +66,4 @@ def evaluate(
     Console().print(f"written: {out}", highlight=False, markup=False)
 
 
-_PROTOCOLS = ("digits",)
+_PROTOCOLS = ("digits", "zoo")

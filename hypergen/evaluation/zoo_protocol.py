@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,11 @@ class ZooEvaluation:
         """The verdict on a method on a split; on the generator and the first split by default."""
         rows = self.methods[split or next(iter(self.methods))]
         return str(next(row["verdict"] for row in rows if row["method"] == method))
+
+    def with_rows(self, rows: Sequence[Row], aims: Mapping[str, float]) -> ZooEvaluation:
+        """The same with more figures at the end, and with aims."""
+        every = [Row(**{**vars(row), "aim": aims.get(row.figure, row.aim)}) for row in (*self.results.rows, *rows)]
+        return replace(self, results=replace(self.results, rows=tuple(every)))
 
     def write(self, folder: str | Path, *, plots: bool = True) -> list[Path]:
         """Write ``results.json``, ``results.md``, ``methods_SPLIT.csv`` and the plots.
@@ -191,7 +196,7 @@ def evaluate_zoo_generator(
     if prompts is not None:
         for method, prompted in ((GENERATED, sampler), ("nearest_condition", baselines["nearest_condition"])):
             values = _obtained(problem, prompted(prompts.conditions, 1, seed), prompts)
-            rows += _prompt_rows(method, prompts.wanted, values)
+            rows += prompt_rows(method, prompts.wanted, values)
             if method == GENERATED:
                 obtained = list(zip(prompts.wanted.tolist(), values.tolist(), strict=True))
     rows += _cost_rows(cost) if cost else []
@@ -261,9 +266,7 @@ def _likeness_rows(yardstick: Yardstick, generated: Measures) -> list[Row]:
     count = len(generated.novelty)
     rows = [
         Row("generated_novelty_relative", yardstick.novelty(generated), n=count),
-        Row(
-            "generated_similarity_to_train_relative", yardstick.similarity_to_train(generated), n=count, better="lower"
-        ),
+        Row("generated_overlap_with_train_relative", yardstick.similarity_to_train(generated), n=count, better="lower"),
         Row("generated_distance_to_averages_relative", yardstick.from_averages(generated), n=count),
         _row("held_out_to_train_distance", yardstick.trained.novelty),
         _row("held_out_to_train_overlap", yardstick.trained.similarity_to_train, better="lower"),
@@ -291,7 +294,8 @@ def _obtained(problem: ZooProblem, networks: Stacked, prompts: Prompts) -> Tenso
     return accuracies(problem, networks, prompts.conditions, "test")
 
 
-def _prompt_rows(method: str, wanted: Tensor, obtained: Tensor) -> list[Row]:
+def prompt_rows(method: str, wanted: Tensor, obtained: Tensor) -> list[Row]:
+    """How well the metrics that were obtained are those that were wanted: correlation, and R² without any fit."""
     residual = (obtained - wanted).square().sum() / (wanted - wanted.mean()).square().sum()
     correlation = float(torch.corrcoef(torch.stack([wanted, obtained]))[0, 1])
     return [

@@ -101,6 +101,11 @@ class LatentDiffusion(ZooGenerator):
         )
         self.sampling_scheduler: Any = DDIMScheduler.from_config(self.scheduler.config)
 
+    @property
+    def condition_kinds(self) -> tuple[str, ...]:
+        """The kinds of condition that it knows."""
+        return self.condition_encoder.kinds
+
     def sample_stacked(
         self,
         target: nn.Module | ComputationalGraph,

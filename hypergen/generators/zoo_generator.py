@@ -25,6 +25,11 @@ class ZooGenerator(Generator):
     A subclass implements :meth:`sample_stacked`.
     """
 
+    @property
+    @abstractmethod
+    def condition_kinds(self) -> tuple[str, ...]:
+        """The kinds of condition that it can be given and that a zoo tells: code, metric, text, examples."""
+
     @abstractmethod
     def sample_stacked(
         self,
