@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from benchmarks.trace_suites import Case
 from hypergen.errors import TraceError
 from hypergen.graph.properties import violations
 
+_MAX_BYTES = 8 * 2**30
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -88,6 +90,8 @@ def trace_in_fork(case: Case, limit: float = 300.0) -> Traced:
 
 def _send(case: Case, connection: Connection) -> None:
     warnings.simplefilter("ignore")
+    # A network that is too large to be built for real fails by itself, not by what the system kills for want of memory.
+    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_BYTES, _MAX_BYTES))
     connection.send(trace_case(case))
 
 
