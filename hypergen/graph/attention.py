@@ -21,6 +21,9 @@ ATTENTION = "scaled_dot_product_attention"
 _PRODUCTS = frozenset(("matmul", "bmm", "baddbmm", "einsum"))
 _VIEWS = frozenset(("reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "transpose"))
 _ADDITIVE = frozenset(("add", "sub", "baddbmm"))
+# What may make a bias of others, and what may then take it.
+_BIASES = frozenset(("add", "where", "masked_fill"))
+_TAKE_BIASES = _ADDITIVE | _BIASES | {ATTENTION}
 # What may happen to the scores before the softmax, and to the weights after it.
 _BEFORE = _VIEWS | {
     "mul", "div", "add", "sub", "masked_fill", "where", "clamp", "tanh", "max", "maximum", "amax", "nan_to_num",
@@ -285,9 +288,9 @@ class _Folder:
                 attention.biases.append(bias)
 
     def _adds_bias(self, index: int, attention: _Attention) -> bool:
-        if self.nodes[index].op != "add" or not self.readers[index] <= attention.nodes:
+        if self.nodes[index].op not in _BIASES or not self.readers[index] <= attention.nodes:
             return False
-        return all(self.nodes[reader].op in {*_ADDITIVE, ATTENTION} for reader in self.readers[index])
+        return all(self.nodes[reader].op in _TAKE_BIASES for reader in self.readers[index])
 
     def _swaps_last_axes(self, index: int, only: set[int]) -> bool:
         node = self.nodes[index]

@@ -26,7 +26,7 @@ OPERATIONS = tuple(
     scatter_reduce scatter_add index_add index_copy index_put topk sort argsort unique nonzero bucketize one_hot tril triu addcmul
     addcdiv addmv mv dot outer cdist cosine_similarity pairwise_distance lerp grid_sample affine_grid fft_fft fft_ifft
     fft_rfft fft_irfft fft_fft2 fft_rfft2 fft_irfft2 fft_fftn stft istft complex real imag view_as_complex view_as_real
-    polar remainder floor_divide eq ne lt le gt ge logical_and logical_or logical_not bitwise_and bitwise_or
+    polar grouped_mm remainder floor_divide eq ne lt le gt ge logical_and logical_or logical_not bitwise_and bitwise_or
     bitwise_not""".split()
 )
 
