@@ -45,7 +45,7 @@ class Calls:
         parameters: Name → parameter.
         buffers: Name → buffer, those that were read.
         inputs: What the network was given.
-        outputs: What it returned.
+        outputs: What it returned, by its place: ``logits``, ``0``, ``features.1``; empty for a single tensor.
         opaque: Tensors whose making was not seen, though they share memory with others or are batched by ``vmap``.
     """
 
@@ -54,7 +54,7 @@ class Calls:
     parameters: Mapping[str, Value]
     buffers: Mapping[str, Value]
     inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
+    outputs: Mapping[str, Value]
     opaque: frozenset[Value]
 
 
@@ -121,7 +121,8 @@ class CallLog:
         if isinstance(argument, Tensor):
             return self.value(argument)
         if isinstance(argument, (tuple, list)):
-            return tuple([self._stored(item) for item in argument])
+            items = [self._stored(item) for item in argument]
+            return items if isinstance(argument, list) else tuple(items)
         if isinstance(argument, Mapping):
             return {key: self._stored(item) for key, item in argument.items()}
         if isinstance(argument, slice):
@@ -129,14 +130,25 @@ class CallLog:
         return None
 
     def finish(
-        self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], outputs: Iterable[Tensor]
+        self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], result: Any
     ) -> Calls:
-        """The record, without the tensors."""
+        """The record of a pass that returned ``result``, without the tensors."""
         named = {name: self.value(parameter) for name, parameter in parameters.items()}
         read = {name: self.values[id(buffer)] for name, buffer in buffers.items() if id(buffer) in self.values}
-        returned = tuple([self.value(output) for output in outputs])
+        returned = {name: self.value(output) for name, output in named_tensors(result)}
         given = {value: tuple(self.kept[value].shape) for value in self.values.values() if value not in self.made}
         return Calls(tuple(self.calls), given, named, read, tuple(self.inputs), returned, frozenset(self.opaque))
+
+
+def named_tensors(result: Any, name: str = "") -> list[tuple[str, Tensor]]:
+    """The tensors in nested tuples, lists and mappings, each with its place in words."""
+    if isinstance(result, Tensor):
+        return [(name, result)]
+    if isinstance(result, Mapping):
+        items = list(result.items())
+    else:
+        items = list(enumerate(result)) if isinstance(result, (tuple, list)) else []
+    return [pair for key, item in items for pair in named_tensors(item, f"{name}.{key}" if name else str(key))]
 
 
 _PLAIN = frozenset((bool, int, float, complex, str, type(...), torch.dtype, torch.Size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -133,20 +133,26 @@ class ComputationalGraph:
             np.minimum(lengths[source], lengths[target] + 1, out=lengths[source])
         return torch.from_numpy(np.where(lengths == far, -1, np.minimum(lengths, cutoff)).astype(np.int16))
 
-    def symmetry(self) -> Symmetry:
+    def symmetry(self, outputs: Sequence[str] | None = None) -> Symmetry:
         """The permutations of the network's parameters that leave its function as it is.
+
+        Args:
+            outputs: Which of the returned tensors have to stay as they are, by their places in what the network
+                returns (``graph.calls.outputs``): ``["logits"]`` leaves hidden states that are returned, too, free.
+                None for all.
 
         Returns:
             The groups, and what every axis of every parameter is made of.
 
         Raises:
             TraceError: The graph was not traced, so that nothing is known of the operations' arguments.
+            UnknownNameError: The network returns nothing of that name.
         """
         from hypergen.graph.symmetry import find_symmetry
 
         if self.calls is None:
             raise TraceError("This graph has no record of calls to find its symmetry from; make it with trace(model).")
-        return find_symmetry(self.calls)
+        return find_symmetry(self.calls, outputs)
 
     def draw(self, path: str | Path, folded: bool = True) -> None:
         """Draw the graph into a file.

@@ -341,7 +341,7 @@ class Recorder(TorchFunctionMode):
             tuple(name for name in parameters if name not in self.read),
             self.inventory.tied,
             outputs,
-            calls=self.log.finish(own, buffers, tensors_in((result,))),
+            calls=self.log.finish(own, buffers, result),
         )
 
 

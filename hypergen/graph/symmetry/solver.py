@@ -40,8 +40,9 @@ class Solver:
             tensors, and of the products and sums that operations work out inside.
     """
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, outputs: Sequence[str] | None = None) -> None:
         self.calls = calls
+        self.returned = list(calls.outputs if outputs is None else outputs)
         self.axes: dict[Value, list[Axis]] = {}
         self.carriers: list[Sequence[Axis]] = []
         self.outputs: Sequence[tuple[int, ...]] = ()
@@ -50,7 +51,11 @@ class Solver:
         given = {value: "an input of the network" for value in calls.inputs}
         for value, shape in calls.shapes.items():
             reason = "" if value in free else given.get(value, "a constant of the network")
-            self._set(value, [Axis(size, reason) for size in shape])
+            axes = [Axis(size, reason) for size in shape]
+            if value in free and len(axes) > 2:  # [heads, width, features], [experts, features, features]
+                axes[1].parents.add(axes[0])
+                axes[2].parents.update(axes[:2])
+            self._set(value, axes)
         self._freeze(calls.opaque, "memory that is shared in ways that were not seen")
 
     def solve(self) -> None:
@@ -69,12 +74,13 @@ class Solver:
                     self._join(self.axes[value], axes)
                 else:
                     self._set(value, axes)
-        self._freeze(self.calls.outputs, "an output of the network")
+        self._freeze([self.calls.outputs[name] for name in self.returned], "an output of the network")
 
     def _apply(self, rule: Callable[..., Any], call: Call) -> list[list[Axis]] | None:
         try:
-            args = [self._operand(argument) for argument in call.args]
-            kwargs = {key: self._operand(argument) for key, argument in call.kwargs.items()}
+            lists = call.op in ("getitem", "setitem")  # an index that is a list is not one that is a tuple
+            args = [self._operand(argument, lists) for argument in call.args]
+            kwargs = {key: self._operand(argument, lists) for key, argument in call.kwargs.items()}
             result = rule(self, *args, **kwargs)
         except (ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError):
             return None  # not called as the rule expects
@@ -82,11 +88,12 @@ class Solver:
             return None
         return result if result and isinstance(result[0], list) else [result]
 
-    def _operand(self, argument: Any) -> Any:
+    def _operand(self, argument: Any, lists: bool = False) -> Any:
         if isinstance(argument, Value):
             return Operand(self.axes[argument])
-        if isinstance(argument, tuple):
-            return tuple(self._operand(item) for item in argument)
+        if isinstance(argument, (tuple, list)):
+            items = [self._operand(item, lists) for item in argument]
+            return items if lists and isinstance(argument, list) else tuple(items)
         if isinstance(argument, slice):
             return slice(*(self._operand(a) for a in (argument.start, argument.stop, argument.step)))
         return argument
@@ -139,7 +146,7 @@ def values_in(argument: Any) -> list[Value]:
         argument = tuple(argument.values())
     if isinstance(argument, slice):
         argument = (argument.start, argument.stop, argument.step)
-    return [value for item in argument for value in values_in(item)] if isinstance(argument, tuple) else []
+    return [value for item in argument for value in values_in(item)] if isinstance(argument, (tuple, list)) else []
 
 
 def broadcast(operands: Sequence[Operand]) -> list[Axis]:

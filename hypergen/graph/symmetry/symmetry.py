@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from hypergen.errors import ParameterError
+from hypergen.errors import ParameterError, UnknownNameError
 from hypergen.graph.calls import Calls
 from hypergen.graph.symmetry.resolve import resolve
 from hypergen.graph.symmetry.solver import UNSUPPORTED, Solver
@@ -194,9 +194,20 @@ class Symmetry:
             yield f"{name}: [{', '.join(map(str, axes))}]"
 
 
-def find_symmetry(calls: Calls) -> Symmetry:
-    """The symmetry of a network whose calls were recorded."""
-    solver = Solver(calls)
+def find_symmetry(calls: Calls, outputs: Sequence[str] | None = None) -> Symmetry:
+    """The symmetry of a network whose calls were recorded.
+
+    Args:
+        calls: The record.
+        outputs: Names of the returned tensors that count; None for all.
+
+    Raises:
+        UnknownNameError: The network returns nothing of that name.
+    """
+    for name in outputs or ():
+        if name not in calls.outputs:
+            raise UnknownNameError("output", name, calls.outputs)
+    solver = Solver(calls, outputs)
     solver.solve()
     named = {name: solver.axes[value] for name, value in (calls.parameters | calls.buffers).items()}
     axes = resolve(solver.carriers, named)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from hypergen.graph.calls import named_tensors
 from hypergen.graph.inputs import example_arguments
-from hypergen.graph.recorder import map_tensors, tensors_in
+from hypergen.graph.recorder import map_tensors
 from hypergen.graph.symmetry.structure import leaves
 from hypergen.graph.symmetry.symmetry import Element, Symmetry
 
@@ -27,10 +28,14 @@ class Verification:
     Args:
         model: The network; its parameters may be on the meta device, its buffers may not. It is not changed.
         example_inputs: As for :func:`hypergen.trace`; what is floating-point becomes random.
+        outputs: Names of the returned tensors that are compared; None for all.
         seed: Decides parameters and inputs.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: Any = None, seed: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, example_inputs: Any = None, outputs: Sequence[str] | None = None, seed: int = 0
+    ) -> None:
+        self.names = outputs
         self.generator = torch.Generator().manual_seed(seed)
         self.model = copy.deepcopy(model).eval()
         if any(parameter.is_meta for parameter in self.model.parameters()):
@@ -60,7 +65,7 @@ class Verification:
             return torch.randint(0, 8, tensor.shape, generator=self.generator).to(tensor.dtype)
         return tensor
 
-    def run(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    def run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The floating-point outputs of the network with these parameters and buffers."""
         default = torch.get_default_dtype()
         state = torch.get_rng_state()
@@ -73,16 +78,21 @@ class Verification:
         finally:
             torch.set_default_dtype(default)
             torch.set_rng_state(state)
-        return [output for output in tensors_in((result,)) if output.is_floating_point() or output.is_complex()]
+        return {
+            name: output
+            for name, output in named_tensors(result)
+            if (output.is_floating_point() or output.is_complex()) and (self.names is None or name in self.names)
+        }
 
     def error(self, symmetry: Symmetry, element: Element) -> float:
         """The largest difference that an element makes, relative to the largest output."""
         return self.difference(self.run(symmetry.apply(self.tensors, element)))
 
-    def difference(self, outputs: list[Tensor]) -> float:
+    def difference(self, outputs: Mapping[str, Tensor]) -> float:
         """The largest difference of outputs, relative to the largest output; infinity where one is not finite."""
         worst = 0.0
-        for one, other in zip(self.outputs, outputs, strict=True):
+        for name, one in self.outputs.items():
+            other = outputs[name]
             if not one.numel():
                 continue
             finite = one.isfinite()

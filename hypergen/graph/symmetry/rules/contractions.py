@@ -50,6 +50,15 @@ def baddbmm(solver: Solver, input: Operand, batch1: Operand, batch2: Operand, **
     return addmm(solver, input, batch1, batch2)
 
 
+def grouped_mm(solver: Solver, input: Operand, mat2: Operand, **_: Any) -> list[Axis]:
+    """Rows of a matrix, each times the matrix of its expert."""
+    if (input.dim(), mat2.dim()) != (2, 3):
+        raise ValueError
+    solver.mix(mat2, [0], "experts")
+    contract(solver, input.axes[1], mat2.axes[1])
+    return [input.axes[0], mat2.axes[2]]
+
+
 def outer(solver: Solver, input: Operand, vec2: Operand) -> list[Axis]:
     """Products of all pairs."""
     return [*input.axes, *vec2.axes]
@@ -106,5 +115,5 @@ def _labels(term: str, count: int) -> list[str]:
 RULES: dict[str, Any] = {
     "linear": linear, "matmul": matmul, "rmatmul": rmatmul, "bmm": matmul, "mm": matmul, "mv": matmul, "dot": matmul,
     "addmm": addmm, "addmv": addmm, "baddbmm": baddbmm, "outer": outer, "ger": outer, "bilinear": bilinear,
-    "einsum": einsum,
+    "einsum": einsum, "grouped_mm": grouped_mm,
 }  # fmt: skip

@@ -34,6 +34,11 @@ def getitem(solver: Solver, input: Operand, index: Any) -> list[Axis]:
             axes = _range(solver, Operand(axes), dim, item)
         elif isinstance(item, Operand):
             tensors.append((dim, item))
+        elif isinstance(item, list) and all(type(place) is int for place in item):
+            if len(item) == 1:
+                axes = narrow(solver, Operand(axes), dim, item[0], 1)
+            else:
+                tensors.append((dim, Operand([frozen(len(item), INDEXED)])))
         else:
             raise ValueError
         dim += 1

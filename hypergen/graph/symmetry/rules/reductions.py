@@ -109,6 +109,11 @@ def fourier(solver: Solver, input: Operand, *args: Any, **kwargs: Any) -> list[A
     return [frozen(solver.outputs[0][dim], ORDERED) if dim in places else axis for dim, axis in enumerate(input.axes)]
 
 
+def fourier_all(solver: Solver, input: Operand, s: Any = None, dim: Any = None, *_: Any, **__: Any) -> list[Axis]:
+    """Fourier transforms along all axes, if none are told."""
+    return fourier(solver, input, dim=tuple(range(input.dim())) if dim is None else dim)
+
+
 def fourier_1d(solver: Solver, input: Operand, n: Any = None, dim: int = -1, *_: Any, **__: Any) -> list[Axis]:
     """Fourier transforms along one axis."""
     return fourier(solver, input, dim=dim)
@@ -135,6 +140,7 @@ RULES: dict[str, Any] = {
     "triu": triangle, "tril": triangle,
     "glu": glu, "cosine_similarity": cosine_similarity,
     **dict.fromkeys("fft_rfft2 fft_irfft2 fft_fft2 fft_ifft2".split(), fourier),
+    **dict.fromkeys("fft_fftn fft_ifftn fft_rfftn fft_irfftn".split(), fourier_all),
     **dict.fromkeys("fft_fft fft_ifft fft_rfft fft_irfft".split(), fourier_1d),
     "view_as_real": as_real, "view_as_complex": as_complex,
 }  # fmt: skip
