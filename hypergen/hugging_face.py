@@ -8,15 +8,15 @@ what had to be equal, a product or a multiple stays so, within one tower and bet
 from __future__ import annotations
 
 import copy
+import importlib
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import nn
 
-from hypergen.errors import HypergenError, TraceError
+from hypergen.errors import HypergenError
 from hypergen.graph import trace
 
 _SCALES = (32, 8, 4, 1)
@@ -31,6 +31,15 @@ _OPEN = {
     "attn_layer_indices": [1],
     "image_token_id": 511,
     "image_token_index": 511,
+    "audio_token_id": 510,
+    "audio_token_index": 510,
+    "video_token_id": 509,
+    "video_token_index": 509,
+    "vocab_size": 64,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
     "vocabulary_map": {"<image>": 511},
 }
 # Widths that a tower hands on to the text model.
@@ -72,7 +81,7 @@ def small_configs(model_type: str) -> Iterator[Any]:
         model_type: A key of ``transformers.CONFIG_MAPPING``.
 
     Returns:
-        ``transformers.PretrainedConfig``s; behind them all the default one.
+        ``transformers.PretrainedConfig``s.
     """
     from transformers import CONFIG_MAPPING
 
@@ -88,7 +97,6 @@ def small_configs(model_type: str) -> Iterator[Any]:
             yield type(default).from_dict(copy.deepcopy(values))
         except Exception:  # a configuration says in its own words that sizes do not fit
             continue
-    yield default
 
 
 def model_class_names() -> dict[str, list[str]]:
@@ -111,30 +119,30 @@ def small_model(model_type: str, class_name: str) -> nn.Module:
         class_name: One of its :func:`model_class_names`.
 
     Returns:
-        The untrained network.
+        The untrained network: on the meta device, if it can be traced there.
 
     Raises:
         HypergenError: No configuration of the type can be built; the message says why the last one cannot.
     """
     import transformers
+    from transformers import CONFIG_MAPPING
 
-    cls = getattr(transformers, class_name)
-    first: nn.Module | None = None
+    home = CONFIG_MAPPING[model_type].__module__.replace(".configuration_", ".modeling_")
+    cls = getattr(transformers, class_name, None) or getattr(importlib.import_module(home), class_name)
     failure: Exception | None = None
     for config in small_configs(model_type):
         try:
-            model = cls(config)
-        except Exception as error:
-            failure = error
-            continue
-        first = first or model
-        with suppress(TraceError):  # sizes that do not fit together are noticed when the model runs
-            trace(model)
+            with torch.device("meta"):
+                model = cls(config)
+            trace(model)  # Sizes that do not fit together are noticed when the model runs.
             return model
-    if first is None:
+        except Exception as error:
+            failure = failure or error
+    try:
+        with torch.device("cpu"):  # with values, if nothing less will do
+            return cls(next(small_configs(model_type)))
+    except Exception:
         raise HypergenError(f"{class_name} cannot be built: {type(failure).__name__}: {failure}") from failure
-    with torch.device("cpu"):  # with values, if nothing less will do
-        return cls(next(small_configs(model_type)))
 
 
 def _kind(name: str) -> str:
@@ -195,7 +203,11 @@ def _mend_images(config: dict[str, Any]) -> None:
     if not (type(size) is type(patch) is int and size >= patch > 0):
         return
     together = max(
-        (config[k] for k in ("downsample_factor", "scale_factor", "spatial_merge_size") if type(config.get(k)) is int),
+        (
+            config[k]
+            for k in ("downsample_factor", "scale_factor", "pixel_shuffle_factor")
+            if type(config.get(k)) is int
+        ),
         default=1,
     )
     side = max(1, size // patch // together) * together
@@ -293,4 +305,4 @@ def _indices(name: str, value: Any, layers: int) -> Any:
         return min(value, layers - 1) if value > 0 else max(value, -layers)
     if name == "out_indices":
         return list(range(layers + 1))[-len(value) :]
-    return sorted({min(v, layers - 1) for v in value})
+    return sorted({max(min(v, layers - 1), -layers) for v in value})

@@ -4,6 +4,7 @@
 ``timm:NAME``            a model of timm, ``timm:resnet50``
 ``torchvision:NAME``     a model of torchvision, ``torchvision:vit_b_16``
 ``hf:TYPE``              a Hugging Face Transformers model of this type in its default size, ``hf:gpt2``
+``hf-small:TYPE``        the same with few, narrow layers; ``hf-small:gpt2/GPT2LMHeadModel`` names the class, too
 ``hf:FOLDER``            the model that the ``config.json`` in this folder describes
 ``package.module:NAME``  what this function or class returns without arguments, or this module itself
 =======================  =================================================================================
@@ -114,6 +115,19 @@ def _hugging_face(name: str) -> Callable[[], nn.Module]:
     return lambda: transformers.AutoModel.from_config(config)
 
 
+def _small_hugging_face(name: str) -> Callable[[], nn.Module]:
+    _library("transformers", "transformers")
+    from hypergen.hugging_face import model_class_names, small_model
+
+    model_type, _, class_name = name.partition("/")
+    known = {kind: classes for kind, classes in model_class_names().items() if classes}
+    if model_type not in known:
+        raise UnknownNameError("Hugging Face model type", model_type, known)
+    if class_name and class_name not in known[model_type]:
+        raise UnknownNameError(f"class of {model_type}", class_name, known[model_type])
+    return lambda: small_model(model_type, class_name or known[model_type][0])
+
+
 def _from_python(name: str) -> Callable[[], nn.Module]:
     module_name, _, path = name.partition(":")
     try:
@@ -152,4 +166,5 @@ _SCHEMES: dict[str, Callable[[str], Callable[[], nn.Module]]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "hf": _hugging_face,
+    "hf-small": _small_hugging_face,
 }

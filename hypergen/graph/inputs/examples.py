@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -43,15 +44,22 @@ def _pixel_values(facts: Facts) -> Tensor:
     if {"spatial_shapes", "pixel_position_ids", "image_position_ids"} & set(facts.accepted):
         return facts.patches[None]
     shape: tuple[int, ...] = (facts.channels, *facts.image_size)
-    first = facts.first(nn.Conv2d, nn.Conv3d)
+    first = facts.first(nn.Conv2d, nn.Conv3d, of="vision")
+    home = sys.modules[type(facts.model).__module__]
     if "prompt_pixel_values" in facts.required:  # the prompt's half of the image comes from there
         shape = (facts.channels, facts.image_size[0] // 2, facts.image_size[1])
-    elif type(facts.model).__name__.endswith("ForKeypointMatching"):  # a pair of images
+    elif any(name.endswith("ForKeypointMatching") for name in vars(home)):  # a pair of images
         shape = (2, *shape)
+    elif hasattr(facts.config, "image_grid_pinpoints") and hasattr(home, "image_size_to_num_patches"):
+        pinpoints = facts.config.image_grid_pinpoints
+        count = home.image_size_to_num_patches(list(facts.image_size), pinpoints, facts.image_size[0])
+        shape = (count, *shape)
     elif "aspect_ratio_ids" in facts.accepted:
         shape = (1, facts.number("max_num_tiles", among="vision config", default=4), *shape)
     elif "pixel_attention_mask" in facts.accepted or hasattr(facts.config, "image_grid_pinpoints"):
         shape = (1, *shape)
+    elif "pixel_values_videos" not in facts.accepted and hasattr(facts.config, "video_token_index"):
+        shape = (4, *shape)
     elif isinstance(first, nn.Conv3d) or (facts.frames > 1 and "pixel_values_videos" not in facts.accepted):
         shape = (max(facts.frames, 2), *shape)
     return _floats(1, *shape)
@@ -108,18 +116,21 @@ def _input_values(facts: Facts) -> Tensor:
     if bins and frames:
         return _floats(1, frames, bins)
     channels = facts.tell("audio_channels", "channels", among="audio config")
-    return _floats(1, *((channels,) if channels else ()), 16000)
+    channels = channels or (1 if facts.tell("codebook_size", among="audio config") else None)
+    return _floats(1, *((channels,) if channels else ()), 19200)
 
 
 def _input_features(facts: Facts) -> Tensor:
     """A spectrogram, with the bins where the first layer reads them."""
+    if facts.tell("spec_size", among="audio"):
+        return _floats(1, 1, 128, facts.mel_bins)
     return facts.sequence(facts.mel_bins, facts.sound_frames)
 
 
 def _latents(facts: Facts) -> Tensor:
     first = facts.first(nn.Conv1d, nn.Linear)
     width = first.in_channels if isinstance(first, nn.Conv1d) else first.in_features
-    return facts.sequence(width)
+    return facts.sequence(width, 32)
 
 
 def _inputs(facts: Facts) -> Any:
@@ -153,6 +164,11 @@ def _past_observed_mask(facts: Facts) -> Tensor:
     return torch.ones(_past_values(facts).shape)
 
 
+def _steps(facts: Facts, *names: str) -> Tensor:
+    """What is given at each step of an episode."""
+    return _floats(1, 8, facts.number(*names, default=1))
+
+
 EXAMPLES: dict[str, Callable[[Facts], Any]] = {
     "input_ids": _input_ids,
     "decoder_input_ids": lambda facts: facts.tokens(),
@@ -170,10 +186,21 @@ EXAMPLES: dict[str, Callable[[Facts], Any]] = {
     "tasks_input_ids": lambda facts: facts.tokens(),
     "tasks_attention_mask": lambda facts: torch.ones(1, facts.length, dtype=torch.int64),
     "hidden_states": _hidden_states,
+    "encoder_hidden_states": lambda facts: _floats(
+        1, 8, facts.number("encoder_hidden_size", "hidden_size", default=768)
+    ),
+    "visual_feats": lambda facts: _floats(1, 4, facts.number("visual_feat_dim", default=2048)),
+    "visual_pos": lambda facts: _floats(1, 4, facts.number("visual_pos_dim", default=4)),
+    "states": lambda facts: _steps(facts, "state_dim"),
+    "actions": lambda facts: _steps(facts, "act_dim"),
+    "rewards": lambda facts: _steps(facts),
+    "returns_to_go": lambda facts: _steps(facts),
+    "timesteps": lambda facts: torch.arange(8)[None],
     "pixel_values": _pixel_values,
     "prompt_pixel_values": _pixel_values,
     "prompt_masks": _pixel_values,
     "image": _pixel_values,
+    "high_res_pixel_values": lambda facts: _floats(1, facts.channels, 1024, 1024),
     "pixel_values_videos": _pixel_values_videos,
     "image_grid_thw": _image_grid_thw,
     "grid_thw": _image_grid_thw,

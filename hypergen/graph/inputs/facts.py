@@ -66,9 +66,12 @@ class Facts:
         value = value[0] if isinstance(value, (tuple, list)) and value else value
         return value if type(value) is int and value > 0 else default
 
-    def first(self, *kinds: type[nn.Module]) -> Any:
-        """The first module of one of these classes, in the order of registration."""
-        return next((module for module in self.model.modules() if isinstance(module, kinds)), None)
+    def first(self, *kinds: type[nn.Module], of: str = "config") -> Any:
+        """The first module of one of these classes, as registered, in the tower of this configuration."""
+        config = getattr(self, of)
+        towers = [module for module in self.model.modules() if getattr(module, "config", None) is config]
+        tower = towers[0] if towers and config is not None else self.model
+        return next((module for module in tower.modules() if isinstance(module, kinds)), None)
 
     # Text
 
@@ -102,7 +105,7 @@ class Facts:
     @cached_property
     def channels(self) -> int:
         """Of an image."""
-        first = self.first(nn.Conv2d, nn.Conv3d)
+        first = self.first(nn.Conv2d, nn.Conv3d, of="vision")
         told = self.number(
             "num_channels", "in_channels", "in_chans", "image_channels", among="vision config", default=0
         )
@@ -150,15 +153,19 @@ class Facts:
                  "feature_size", "input_dim", "input_feat_size", "num_mel_filters")  # fmt: skip
         return self.number(*names, among="audio config", default=80)
 
-    def sequence(self, width: int, length: int = 32) -> Tensor:
+    def sequence(self, width: int, length: int) -> Tensor:
         """Vectors in time, along the axis where the first layer reads them."""
-        first = self.first(nn.Conv1d, nn.Conv2d, nn.Linear, nn.LayerNorm)
+        first = self.first(nn.Conv1d, nn.Conv2d, nn.Linear, nn.LayerNorm, of="audio")
+        if isinstance(first, nn.Linear):
+            width = first.in_features
         along = isinstance(first, nn.Conv1d) and first.in_channels == width
         along = along and self.tell("input_feat_per_channel") is None  # is turned round by the model
+        along = along or "feature_attention_mask" in self.accepted
         return torch.empty((1, width, length) if along else (1, length, width), device="meta")
 
     @cached_property
     def sound_frames(self) -> int:
         """Of a spectrogram."""
         longest = self.number("max_source_positions", among="audio config", default=0)
-        return 2 * longest if longest else 128
+        window = self.number("n_window", among="audio config", default=64)
+        return 2 * (longest or window)

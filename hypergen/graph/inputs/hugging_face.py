@@ -25,10 +25,12 @@ _SENSES = {
 # Given beside another argument, where the forward pass takes both.
 _COMPANIONS = {
     "pixel_values": """image_grid_thw image_grid_hw image_sizes aspect_ratio_ids aspect_ratio_mask spatial_shapes
-        pixel_position_ids image_position_ids pixel_attention_mask""".split(),
+        pixel_position_ids image_position_ids pixel_attention_mask high_res_pixel_values""".split(),
     "pixel_values_videos": ["video_grid_thw"],
-    "input_features": ["input_features_mask", "feature_attention_mask"],
-    "input_ids": ["bbox"],
+    "input_features": ["input_features_mask", "feature_attention_mask", "attention_mask"],
+    "input_ids": ["bbox", "visual_feats", "visual_pos"],
+    "states": ["actions", "rewards", "returns_to_go", "timesteps"],
+    "query_embeds": ["encoder_hidden_states"],
 }
 # What stands in a prompt for an image, a clip or a sound: the tower's method, its input, the token's names and type.
 _PLACEHOLDERS = (
@@ -67,6 +69,8 @@ def _chosen(facts: Facts) -> list[str]:
     if "pixel_values" in names and "pixel_values_videos" not in facts.required:  # the same tower reads both
         names = [name for name in names if name != "pixel_values_videos"]
     companions = [companion for name in names for companion in _COMPANIONS.get(name, ())]
+    if "input_ids" not in names:
+        companions = [name for name in companions if name != "attention_mask"]
     names = list(dict.fromkeys([*names, *(name for name in companions if name in facts.accepted)]))
     # Most towers that could take images of several sizes do not.
     return [name for name in names if name != "image_sizes" or _asks_for_sizes(facts)]
@@ -93,10 +97,11 @@ def _add_placeholders(facts: Facts, arguments: dict[str, Any]) -> None:
     prompt, kinds = arguments["input_ids"], torch.zeros_like(arguments["input_ids"])
     for method, sense, token_names, kind in _PLACEHOLDERS:
         token = facts.tell(*token_names, among="config text")
-        if sense not in arguments or type(token) is not int or not hasattr(facts.model, method) or prompt.dim() != 2:
+        owner = next((module for module in facts.model.modules() if hasattr(module, method)), None)
+        if sense not in arguments or type(token) is not int or owner is None or prompt.dim() != 2:
             continue
-        takes = inspect.signature(getattr(facts.model, method)).parameters
-        count = count_features(facts.model, method, {k: v for k, v in arguments.items() if k in takes})
+        takes = inspect.signature(getattr(owner, method)).parameters
+        count = count_features(owner, method, {k: v for k, v in arguments.items() if k in takes})
         before, after = prompt[:, :4], prompt[:, 4:]
         prompt = torch.cat([before, torch.full((1, count), token), after], 1)
         kinds = torch.cat([kinds[:, :4], torch.full((1, count), kind), kinds[:, 4:]], 1)
