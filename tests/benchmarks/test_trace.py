@@ -1,0 +1,86 @@
+"""The sweep over networks: what it prints, and that failures and wrong graphs are counted and named."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import trace as benchmark
+from benchmarks import trace_sweep
+from benchmarks.trace_suites import Case
+from benchmarks.trace_sweep import Traced, trace_in_fork
+
+
+class Fails(nn.Module):
+    def forward(self, x):
+        raise KeyError("no such thing")
+
+
+def refuses():
+    raise ValueError("not\nhere")
+
+
+def vectors():
+    return torch.zeros(2, 6)
+
+
+def dies():
+    import os
+
+    os._exit(3)
+
+
+def cases():
+    return [
+        Case("good", lambda: nn.Linear(6, 3), vectors, "layer"),
+        Case("unbuilt", refuses, vectors, "layer"),
+        Case("failing", Fails, vectors),
+        Case("dead", dies, vectors),
+    ]
+
+
+def test_figures_and_a_line_per_failure(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(benchmark, "load_suite", lambda name: (cases(), {"other": "not a network"}))
+    results = benchmark.main(["--suite", "timm", "--no-cost", "--output", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(lines[-1]) == results.to_dict()
+    figures = {row.figure: row.value for row in results.rows}
+    assert figures["timm_models_tried"] == 4
+    assert figures["timm_models_traced"] == figures["timm_models_right"] == figures["timm_rung_meta"] == 1
+    assert figures["timm_traced_share"] == 0.25
+    assert figures["timm_parameters_covered"] == 1
+    assert figures["timm_layer_models_tried"] == 2
+    assert results.details["excluded"] == {"timm:other": "not a network"}
+    failed = [line for line in lines if line.startswith("FAILED")]
+    assert [line.split(":")[1] for line in failed] == ["unbuilt", "failing", "dead"]
+    assert "ValueError: not here" in failed[0]
+    assert "no such thing" in failed[1]
+    assert "exit code 3" in failed[2]
+    networks = [json.loads(line) for line in (tmp_path / "networks.jsonl").read_text().splitlines()]
+    assert [network["case"] for network in networks] == ["good", "unbuilt", "failing", "dead"]
+    assert networks[0]["parameter_values"] == networks[0]["covered_values"] == 21
+
+
+def test_wrong_graphs_are_counted_apart(capsys, monkeypatch):
+    monkeypatch.setattr(trace_sweep, "violations", lambda graph, model: ["first", "second"])
+    [traced] = benchmark.sweep("timm", cases()[:1])
+    assert "WRONG timm:good: first (and 1 more)" in capsys.readouterr().out
+    rows = {row.figure: row.value for row in benchmark.rows_of("timm", [traced, Traced("x", failure="why")])}
+    assert (rows["timm_models_tried"], rows["timm_models_traced"], rows["timm_models_right"]) == (2, 1, 0)
+
+
+def test_what_takes_too_long_is_ended():
+    def hangs():
+        import time
+
+        time.sleep(60)
+
+    assert "more than" in trace_in_fork(Case("slow", hangs), limit=0.2).failure
+
+
+@pytest.mark.parametrize(("only", "limit", "chosen"), [("o", None, "good"), ("d", 2, "good dead"), ("", 1, "good")])
+def test_part_of_a_suite(only, limit, chosen):
+    names = [case.name for case in benchmark._chosen(cases(), only, limit)]
+    assert names[: len(chosen.split())] == chosen.split()
+    assert limit is None or len(names) == limit
