@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from hypergen.errors import TraceError
+from hypergen.graph.cache import cache_folder, cached
 from hypergen.graph.computational_graph import ComputationalGraph
 from hypergen.graph.inputs import example_arguments
 from hypergen.graph.inventory import Inventory, on_loan, take_inventory
@@ -27,7 +29,9 @@ from hypergen.graph.recorder import Recorder, map_tensors, tensors_in
 _MAX_REAL_BYTES = 200 * 2**20
 
 
-def trace(model: nn.Module, example_inputs: Any = None) -> ComputationalGraph:
+def trace(
+    model: nn.Module, example_inputs: Any = None, *, cache: str | Path | bool | None = None
+) -> ComputationalGraph:
     """Trace the computational graph of ``model`` by one forward pass on meta tensors.
 
     Costs no arithmetic and no memory, follows Python control flow, and leaves the model as it was. The network is
@@ -39,6 +43,8 @@ def trace(model: nn.Module, example_inputs: Any = None) -> ComputationalGraph:
         model: The network; it may live on the meta device.
         example_inputs: What ``model(...)`` is called with: a tensor, a tuple of positional arguments or a dict of
             keyword arguments, on any device. Worked out from the model where it tells them.
+        cache: A folder in which traced graphs are kept; True for one of the user's own; False for none. By default what
+            the environment variable ``HYPERGEN_CACHE`` says (a folder, ``on`` or ``off``); where it is not set, none.
 
     Returns:
         The operations in the order in which they ran, and the dataflow between them.
@@ -49,6 +55,14 @@ def trace(model: nn.Module, example_inputs: Any = None) -> ComputationalGraph:
     """
     inventory = _checked_inventory(model)
     args, kwargs = example_arguments(model, example_inputs)
+    folder = cache_folder(cache)
+    if folder is None:
+        return _climb(model, inventory, args, kwargs)
+    return cached(folder, model, args, kwargs, lambda: _climb(model, inventory, args, kwargs))
+
+
+def _climb(model: nn.Module, inventory: Inventory, args: Any, kwargs: Any) -> ComputationalGraph:
+    """Trace on the first rung of the ladder that serves."""
     reason = _reason_against_values(inventory)
     failure: Exception | None = None
     where = ""
