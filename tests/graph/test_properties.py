@@ -85,9 +85,7 @@ def hugging_face(model, config, **sizes):
 
 BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
 SAMPLE = [
-    *map(
-        torchvision, ["googlenet", "shufflenet_v2_x0_5", "densenet121", "convnext_tiny", "swin_v2_t", "mnasnet0_5"]
-    ),
+    *map(torchvision, ["googlenet", "shufflenet_v2_x0_5", "densenet121", "convnext_tiny", "swin_v2_t", "mnasnet0_5"]),
     *map(timm, ["dm_nfnet_f0", "convit_tiny", "mvitv2_tiny", "levit_128", "xcit_nano_12_p16_224", "gernet_s"]),
     hugging_face("BertForMaskedLM", "BertConfig", **BERT),
     hugging_face("LlamaForCausalLM", "LlamaConfig", **BERT, num_key_value_heads=1),
