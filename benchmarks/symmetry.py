@@ -1,0 +1,209 @@
+"""Verify the symmetry of networks of the digits space, torchvision, timm, Hugging Face and PyTorch's layers.
+
+Every network runs in float64 with random parameters, running statistics and inputs, before and after two random
+elements of its group; then three of its groups are broken, which has to show. ``python -m benchmarks.symmetry --suite
+all`` prints a line per failure and per operation without a rule, a table, and as its last line the figures as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import re
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+import hypergen
+from benchmarks.symmetry_cases import SUITES, cases
+from benchmarks.trace_suites import Case
+from benchmarks.trace_sweep import warm_up
+from hypergen.evaluation.results import Results, Row
+from hypergen.graph.symmetry.verify import Verification, permuted_share
+
+TOLERANCE = 1e-9
+_WIDTH = 110
+_MOST_PARAMETERS = 60_000_000
+_FORK = multiprocessing.get_context("fork")
+
+
+@dataclass
+class Verified:
+    """What came out of verifying one network.
+
+    Attributes:
+        case: Name of the network.
+        skipped: Why it was not verified, where the reason is not its symmetry; empty for a network that was.
+        failure: Why its symmetry is wrong, or could not be found.
+        groups: Number of groups.
+        wreath: Number of groups that vary with others.
+        error: Largest relative change of an output by elements of the group.
+        least_change: Least relative change by breaking a group.
+        share: Share of the parameter axes, places in kernels apart, of which something is permuted.
+        unsupported: Operations without a rule that keep axes of parameters as they are.
+        seconds: That finding the symmetry took.
+    """
+
+    case: str
+    skipped: str = ""
+    failure: str = ""
+    groups: int = 0
+    wreath: int = 0
+    error: float = 0.0
+    least_change: float = 0.0
+    share: float = 0.0
+    unsupported: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def verify(case: Case) -> Verified:
+    """Build, trace and verify one network."""
+    result = Verified(case.name)
+    try:
+        torch.manual_seed(0)
+        model = case.build().eval()
+        size = sum(parameter.numel() for parameter in model.parameters())
+        if size > _MOST_PARAMETERS:
+            result.skipped = f"{size / 1e6:.0f} million parameters"
+            return result
+        inputs = case.inputs() if case.inputs else None
+        graph = hypergen.trace(model, inputs)
+    except Exception as error:
+        result.skipped = f"not traced: {_one_line(error)}"
+        return result
+    # Hidden states and caches that a language model returns, too, would keep all that they are made of.
+    outputs = ["logits"] if "logits" in graph.calls.outputs else None
+    start = time.perf_counter()
+    try:
+        symmetry = graph.symmetry(outputs)
+    except Exception as error:
+        result.failure = f"no symmetry: {_one_line(error)}"
+        return result
+    result.seconds = time.perf_counter() - start
+    result.groups, result.wreath = len(symmetry.groups), sum(bool(group.parents) for group in symmetry.groups)
+    result.share, result.unsupported = permuted_share(symmetry), symmetry.unsupported
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")  # the fused products of experts have no float64
+    try:
+        verification = Verification(model, inputs, outputs)
+    except Exception as error:
+        result.skipped = f"does not run in float64: {_one_line(error)}"
+        return result
+    try:
+        elements = [symmetry.sample(verification.generator) for _ in range(2)]
+        result.error = max(verification.error(symmetry, element) for element in elements)
+        result.least_change = verification.least_change(symmetry)
+    except Exception as error:
+        result.failure = f"a permuted copy does not run: {_one_line(error)}"
+        return result
+    if verification.difference(verification.run(verification.tensors)):
+        result.skipped = "does not compute the same twice"
+    elif not result.error <= TOLERANCE:
+        result.failure = f"an element of the group changes the output by {result.error:.1e}"
+    return result
+
+
+def sweep(suite: str, chosen: Sequence[Case], limit: float) -> Iterator[Verified]:
+    """Verify networks, each in a process of its own; print what fails and what has no rule."""
+    warm_up()
+    for case in track(chosen, f"Verifying {suite}", transient=True):
+        result = _in_fork(case, limit)
+        name = f"{suite}:{case.name}"
+        if result.failure:
+            print(f"WRONG {name}: {result.failure}", flush=True)
+        elif result.skipped:
+            print(f"skipped {name}: {result.skipped}", flush=True)
+        if result.unsupported:
+            print(f"no rule {name}: {', '.join(result.unsupported)}", flush=True)
+        yield result
+
+
+def _in_fork(case: Case, limit: float) -> Verified:
+    here, there = _FORK.Pipe(duplex=False)
+    process = _FORK.Process(target=_send, args=(case, there))
+    process.start()
+    there.close()
+    try:
+        if here.poll(limit):
+            return here.recv()
+        return Verified(case.name, skipped=f"took more than {limit:.0f} s")
+    except EOFError:
+        return Verified(case.name, skipped="the process ended")
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+def _send(case: Case, connection: Connection) -> None:
+    warnings.simplefilter("ignore")
+    connection.send(verify(case))
+
+
+def rows_of(suite: str, networks: Sequence[Verified]) -> list[Row]:
+    """The figures of a suite."""
+    done = [network for network in networks if not network.skipped]
+    right = [network for network in done if not network.failure]
+    return [
+        Row(f"{suite}_networks", len(networks)),
+        Row(f"{suite}_skipped", len(networks) - len(done), better="lower"),
+        Row(f"{suite}_verified", len(right)),
+        Row(f"{suite}_verified_share", len(right) / len(done) if done else float("nan"), n=len(done), aim=1.0),
+        Row(f"{suite}_error_max", max((n.error for n in right), default=0.0), n=len(right), aim=TOLERANCE, better="lower"),
+        Row.from_values(f"{suite}_least_change", [n.least_change for n in right], statistic="median"),
+        Row.from_values(f"{suite}_permuted_axes_share", [network.share for network in done]),
+        Row(f"{suite}_with_unsupported", sum(bool(network.unsupported) for network in done), better="lower"),
+        Row.from_values(f"{suite}_seconds", [n.seconds for n in done], better="lower", statistic="median"),
+        Row(f"{suite}_seconds_max", max((n.seconds for n in done), default=0.0), n=len(done), aim=1.0, better="lower"),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> Results:
+    """Verify the networks, print a line per failure, the table and, last, its JSON."""
+    options = _parser().parse_args(arguments)
+    rows: list[Row] = []
+    for suite in SUITES if options.suite == "all" else (options.suite,):
+        fitting = [case for case in cases(suite) if re.search(options.only, case.name)]
+        count = min(options.limit or len(fitting), len(fitting))
+        chosen = [fitting[i * len(fitting) // count] for i in range(count)]
+        results = list(sweep(suite, chosen, options.seconds))
+        rows += rows_of(suite, results)
+        if options.output:
+            options.output.mkdir(parents=True, exist_ok=True)
+            lines = "".join(f"{json.dumps(asdict(result))}\n" for result in results)
+            (options.output / f"{suite}.jsonl").write_text(lines, encoding="utf-8")
+    details = {"suite": options.suite, "only": options.only, "limit": options.limit}
+    outcome = Results("symmetry", 0, tuple(rows), details)
+    if options.output:
+        outcome.write(options.output)
+    console = Console()
+    outcome.print_table(console if console.width >= _WIDTH else Console(width=_WIDTH))
+    print(outcome.to_json())
+    return outcome
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks.symmetry", description=__doc__)
+    add = parser.add_argument
+    add("--suite", choices=(*SUITES, "all"), default="all", help="which networks")
+    add("--only", default="", metavar="PATTERN", help="a regular expression that names have to contain")
+    add("--limit", type=int, help="at most so many networks per suite, spread over it")
+    add("--seconds", type=float, default=120.0, help="after which a network is skipped")
+    add("--output", type=Path, help="a folder for results.json, results.md and a file per suite")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
