@@ -119,7 +119,7 @@ class Recorder(TorchFunctionMode):
         self.log.inputs.append(self.log.value(here))
         return here
 
-    def _know(self, tensor: Tensor, origin: Origin) -> None:
+    def _know(self, tensor: Tensor, origin: Origin | Overwritten) -> None:
         storage = storage_of(tensor)
         self.origins[id(tensor)] = origin
         self.sharing.setdefault(storage, []).append(tensor)
