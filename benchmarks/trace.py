@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.trace_suites import SUITES, Case, load_suite
-from benchmarks.trace_sweep import Traced, trace_in_fork, warm_up
+from benchmarks.trace_sweep import Traced, trace_in_forks, warm_up
 from hypergen.evaluation.results import Results, Row
 
 _WIDTH = 110
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> Results:
             cases, left_out = load_suite(suite)
             excluded |= {f"{suite}:{name}": reason for name, reason in left_out.items()}
             traced = []
-            for network in sweep(suite, _chosen(cases, options.only, options.limit)):
+            for network in sweep(suite, _chosen(cases, options.only, options.limit), options.workers):
                 traced.append(network)
                 note(suite, network)
             rows += rows_of(suite, traced)
@@ -58,7 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> Results:
             everything += traced
     if options.suite == "all":
         rows += rows_of("all", everything)
-    details = {"suite": options.suite, "only": options.only, "limit": options.limit, "excluded": excluded}
+    details = {
+        "suite": options.suite,
+        "only": options.only,
+        "limit": options.limit,
+        "workers": options.workers,
+        "excluded": excluded,
+    }
     results = Results("trace", 0, tuple(rows), details)
     if options.output:
         results.write(options.output)
@@ -68,12 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     return results
 
 
-def sweep(suite: str, cases: Sequence[Case]) -> Iterator[Traced]:
-    """Trace cases one after the other; print a line for each that fails or whose graph is not right."""
+def sweep(suite: str, cases: Sequence[Case], workers: int = 1) -> Iterator[Traced]:
+    """Trace networks; print a line for each that fails or whose graph is not right."""
     warm_up()
-    for case in track(cases, f"Tracing {suite}", transient=True):
-        traced = trace_in_fork(case)
-        name = f"{suite}:{case.name}"
+    for traced in track(trace_in_forks(cases, workers), f"Tracing {suite}", total=len(cases), transient=True):
+        name = f"{suite}:{traced.case}"
         if traced.failure:
             print(f"FAILED {name}: {traced.failure}", flush=True)
         elif traced.wrong:
@@ -149,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--suite", choices=(*SUITES, "all"), default="all", help="which networks")
     add("--only", default="", metavar="PATTERN", help="a regular expression that names have to contain")
     add("--limit", type=int, help="at most so many networks per suite, spread over it")
+    add("--workers", type=int, default=1, help="networks that are traced at a time")
     add("--no-cost", dest="cost", action="store_false", help="leave out ResNet-50's and ten billion parameters' cost")
     add("--output", type=Path, help="a folder for results.json, results.md and networks.jsonl, a line per network")
     return parser

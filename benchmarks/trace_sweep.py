@@ -6,8 +6,10 @@ import multiprocessing
 import resource
 import time
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from itertools import islice
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
@@ -64,19 +66,42 @@ def warm_up() -> None:
     hypergen.trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.Linear(4, 8), layer), torch.zeros(1, 3, 4, 4))
 
 
-def trace_in_fork(case: Case, limit: float = 300.0) -> Traced:
-    """Build, trace and check one network in a process of its own.
+def trace_in_forks(cases: Iterable[Case], workers: int = 1, limit: float = 300.0) -> Iterator[Traced]:
+    """Build, trace and check networks, each in a process of its own.
 
     Args:
-        case: The network.
-        limit: Seconds after which it counts as failed.
+        cases: The networks.
+        workers: How many are traced at a time; more than one on each core make each other's seconds longer.
+        limit: Seconds after which one counts as failed.
+
+    Yields:
+        What came out, in the order in which the processes end.
     """
-    here, there = _FORK.Pipe(duplex=False)
-    process = _FORK.Process(target=_send, args=(case, there))
-    process.start()
-    there.close()
+    waiting = iter(cases)
+    running: dict[Any, tuple[Case, Any, float]] = {}
     try:
-        if here.poll(limit):
+        while True:
+            for case in islice(waiting, workers - len(running)):
+                here, there = _FORK.Pipe(duplex=False)
+                process = _FORK.Process(target=_send, args=(case, there))
+                process.start()
+                there.close()
+                running[here] = case, process, time.monotonic() + limit
+            if not running:
+                return
+            earliest = min(end for _, _, end in running.values())
+            ready = wait(list(running), timeout=max(earliest - time.monotonic(), 0))
+            for here in ready or [here for here, (_, _, end) in running.items() if end <= time.monotonic()]:
+                case, process, _ = running.pop(here)
+                yield _received(case, process, here, limit)
+    finally:
+        for _, process, _ in running.values():
+            process.kill()
+
+
+def _received(case: Case, process: Any, here: Connection, limit: float) -> Traced:
+    try:
+        if here.poll():
             return here.recv()
         return Traced(case.name, case.group, f"took more than {limit:.0f} s")
     except EOFError:

@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks import trace as benchmark
 from benchmarks import trace_sweep
 from benchmarks.trace_suites import Case
-from benchmarks.trace_sweep import Traced, trace_in_fork
+from benchmarks.trace_sweep import Traced, trace_in_forks
 
 
 class Fails(nn.Module):
@@ -40,9 +40,10 @@ def cases():
     ]
 
 
-def test_figures_and_a_line_per_failure(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize("workers", [1, 3])
+def test_figures_and_a_line_per_failure(workers, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(benchmark, "load_suite", lambda name: (cases(), {"other": "not a network"}))
-    results = benchmark.main(["--suite", "timm", "--no-cost", "--output", str(tmp_path)])
+    results = benchmark.main(["--suite", "timm", "--no-cost", "--workers", str(workers), "--output", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(lines[-1]) == results.to_dict()
     figures = {row.figure: row.value for row in results.rows}
@@ -52,14 +53,15 @@ def test_figures_and_a_line_per_failure(monkeypatch, capsys, tmp_path):
     assert figures["timm_parameters_covered"] == 1
     assert figures["timm_layer_models_tried"] == 2
     assert results.details["excluded"] == {"timm:other": "not a network"}
-    failed = [line for line in lines if line.startswith("FAILED")]
-    assert [line.split(":")[1] for line in failed] == ["unbuilt", "failing", "dead"]
-    assert "ValueError: not here" in failed[0]
-    assert "no such thing" in failed[1]
-    assert "exit code 3" in failed[2]
+    failed = {line.split(":")[1]: line for line in lines if line.startswith("FAILED")}
+    assert sorted(failed) == ["dead", "failing", "unbuilt"]
+    assert "ValueError: not here" in failed["unbuilt"]
+    assert "no such thing" in failed["failing"]
+    assert "exit code 3" in failed["dead"]
     networks = [json.loads(line) for line in (tmp_path / "networks.jsonl").read_text().splitlines()]
-    assert [network["case"] for network in networks] == ["good", "unbuilt", "failing", "dead"]
-    assert networks[0]["parameter_values"] == networks[0]["covered_values"] == 21
+    assert sorted(network["case"] for network in networks) == ["dead", "failing", "good", "unbuilt"]
+    [good] = [network for network in networks if network["case"] == "good"]
+    assert good["parameter_values"] == good["covered_values"] == 21
 
 
 def test_wrong_graphs_are_counted_apart(capsys, monkeypatch):
@@ -76,7 +78,10 @@ def test_what_takes_too_long_is_ended():
 
         time.sleep(60)
 
-    assert "more than" in trace_in_fork(Case("slow", hangs), limit=0.2).failure
+    names = ["slow", "slower"]
+    ended = list(trace_in_forks([Case(name, hangs) for name in names], workers=2, limit=0.2))
+    assert sorted(traced.case for traced in ended) == names
+    assert all("more than" in traced.failure for traced in ended)
 
 
 @pytest.mark.parametrize(("only", "limit", "chosen"), [("o", None, "good"), ("d", 2, "good dead"), ("", 1, "good")])
