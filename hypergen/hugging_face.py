@@ -19,7 +19,7 @@ from torch import nn
 from hypergen.errors import HypergenError
 from hypergen.graph import trace
 
-_SCALES = (32, 8, 4, 1)
+_SCALES = (32, 8, 1)
 _DIVISORS = (32, 16, 8, 4, 2, 1)
 _LAYERS = 2
 _EXPERTS = 4
@@ -52,6 +52,8 @@ _KINDS = tuple(
         "kept": r"kernel|stride|padding|ratio|dropout|num_channels|image_channels|audio_channels|_std$|position|"
         r"type_vocab|mel|freq|num_patches|hop|window|image_size|patch|embedding_size_.*|temperature|max_|"
         r"image_embedding_size|feat_per_channel|num_pos|downsample_rate|num_register|num_codebooks|num_quantizers|^index_",
+        "period": r"_period$|_interval$",
+        "offset": r"_layer_offset$",
         "token": r"(token_id|token_ids|token_index|_id|_index)$",
         "vocabulary": r"vocab_size|vocabulary_size|^vocab$",
         "experts_used": r"experts_per_tok|num_experts_per_token|moe_topk|moe_k$|top_k$|topk$|num_selected_experts",
@@ -192,6 +194,17 @@ def _consistent(config: dict[str, Any], text_width: int = 0) -> dict[str, Any]:
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
     if type(width) is type(heads) is int and width % heads and not config.get("head_dim"):
         config["num_attention_heads"] = max(n for n in range(1, heads + 1) if width % n == 0)
+    if type(width) is type(heads) is int and "head_dim" in config and config["head_dim"] is None:
+        config["head_dim"] = width // config["num_attention_heads"]
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_type" in rope and type(width) is type(heads) is int:
+        # How many rotations tell time, row and column. What the models take by default fits default heads only.
+        size = config.get("head_dim") or width // config["num_attention_heads"]
+        half = int(size * (rope.get("partial_rotary_factor") or 1)) // 2
+        rope["mrope_section"] = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
+    if config.get("rope_parameters") == {} and config.get("layer_types"):
+        plain = {"rope_type": "default", "rope_theta": 10000.0}
+        config["rope_parameters"] = {kind: dict(plain) for kind in config["layer_types"]}
     _mend_images(config)
     return config
 
@@ -239,6 +252,10 @@ def _value(name: str, value: Any, scale: int, fewer_heads: int) -> Any:
         return 1
     if kind == "heads":
         return max(1, value // fewer_heads)
+    if kind == "period":
+        return 2
+    if kind == "offset":
+        return 1
     if kind == "head_width":
         return max(2, value // (scale // fewer_heads))
     # Multiples of 4, which grouped matrix products ask for.
@@ -288,7 +305,7 @@ def _one_of_each_kind(config: Mapping[str, Any], layers: int) -> list[int]:
         kinds.setdefault(str([kinds_of[i] for kinds_of in lists]), i)
     chosen = set(list(kinds.values())[:6])
     # Outputs that are tapped, and kinds of layers that come round.
-    needed = [len(config.get("out_indices") or ()), _LAYERS]
+    needed = [_LAYERS, *(len(v) for k, v in config.items() if k.endswith("out_indices") and v)]
     needed += [len(v) for v in config.values() if isinstance(v, (list, tuple)) and v and type(v[0]) is str]
     for i in range(layers):
         if len(chosen) < max(n for n in needed if n <= 6):
@@ -303,6 +320,6 @@ def _are_indices(value: Any, layers: int) -> bool:
 def _indices(name: str, value: Any, layers: int) -> Any:
     if isinstance(value, int):
         return min(value, layers - 1) if value > 0 else max(value, -layers)
-    if name == "out_indices":
+    if name.endswith("out_indices"):
         return list(range(layers + 1))[-len(value) :]
     return sorted({max(min(v, layers - 1), -layers) for v in value})

@@ -174,6 +174,7 @@ EXAMPLES: dict[str, Callable[[Facts], Any]] = {
     "decoder_input_ids": lambda facts: facts.tokens(),
     "qformer_input_ids": lambda facts: facts.tokens(),
     "attention_mask": lambda facts: torch.ones(1, facts.length, dtype=torch.int64),
+    "global_attention_mask": lambda facts: torch.tensor([[1] + [0] * (facts.length - 1)]),
     "bbox": _bbox,
     "entity_ids": lambda facts: torch.tensor([[1, 2]]),
     "entity_position_ids": _entity_position_ids,

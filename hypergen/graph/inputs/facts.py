@@ -85,8 +85,10 @@ class Facts:
 
     @cached_property
     def vocabulary(self) -> int:
-        """Number of tokens."""
-        return self.number("vocab_size", among="text config", default=1000)
+        """Number of tokens that every embedding has."""
+        parts = (self.text, self.config, *(part for part in vars(self.config).values() if hasattr(part, "to_dict")))
+        sizes = [getattr(part, "vocab_size", None) for part in parts]
+        return min((size for size in sizes if type(size) is int and size > 1), default=1000)
 
     def tokens(self, length: int | None = None) -> Tensor:
         """Ordinary tokens, ``[1, length]``, with the one that ends a sequence at the end."""

@@ -10,7 +10,8 @@ import torch
 
 from hypergen.graph.inventory import on_loan, take_inventory
 from hypergen.graph.known_values import KnownValues
-from hypergen.graph.recorder import Recorder, map_tensors, tensors_in
+from hypergen.graph.recorder import Recorder
+from hypergen.graph.tensors import map_tensors, tensors_in
 
 
 def count_features(model: Any, method: str, arguments: Mapping[str, Any]) -> int:

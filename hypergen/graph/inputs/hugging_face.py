@@ -28,7 +28,7 @@ _COMPANIONS = {
         pixel_position_ids image_position_ids pixel_attention_mask high_res_pixel_values""".split(),
     "pixel_values_videos": ["video_grid_thw"],
     "input_features": ["input_features_mask", "feature_attention_mask", "attention_mask"],
-    "input_ids": ["bbox", "visual_feats", "visual_pos"],
+    "input_ids": ["bbox", "visual_feats", "visual_pos", "global_attention_mask"],
     "states": ["actions", "rewards", "returns_to_go", "timesteps"],
     "query_embeds": ["encoder_hidden_states"],
 }
