@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from hypergen.graph.recorder import as_meta, storage_of
+from hypergen.graph.tensors import as_meta, storage_of
 
 # Floats are known too where they follow from constants, as long as they are few; integers and booleans up to 128 MB.
 _MAX_KNOWN_FLOATS = 2**20

@@ -31,6 +31,7 @@ from hypergen.graph.operations import (
     operation_name,
 )
 from hypergen.graph.shape_rules import ASK_PYTORCH, RULES
+from hypergen.graph.tensors import as_meta, covers, map_tensors, overlap, span, storage_of, tensors_in
 
 if TYPE_CHECKING:
     from hypergen.graph.known_values import KnownValues
@@ -135,7 +136,7 @@ class Recorder(TorchFunctionMode):
             # autograd function that returns its input make them.
             origin = CONSTANT
             for other in self.sharing.get(storage_of(tensor), ()):
-                if _overlap(tensor, other):
+                if overlap(tensor, other):
                     origin = self.origins[id(other)]
             self._know(tensor, origin)
         if isinstance(origin, Overwritten):
@@ -164,14 +165,14 @@ class Recorder(TorchFunctionMode):
     def _relatives(self, tensor: Tensor) -> list[Tensor]:
         """The tensors seen so far that share elements with this one."""
         others = self.sharing.get(storage_of(tensor), ())
-        return [other for other in others if other is not tensor and _overlap(tensor, other)]
+        return [other for other in others if other is not tensor and overlap(tensor, other)]
 
     def _write(self, tensor: Tensor, origin: Origin) -> None:
         self.origins[id(tensor)] = origin
         for other in self.sharing.get(storage_of(tensor), ()):
-            if other is not tensor and _overlap(tensor, other):
-                same = other.shape == tensor.shape and _span(other) == _span(tensor)
-                wholly = _covers(tensor, other)
+            if other is not tensor and overlap(tensor, other):
+                same = other.shape == tensor.shape and span(other) == span(tensor)
+                wholly = covers(tensor, other)
                 self.origins[id(other)] = origin if same else Overwritten(self.origins[id(other)], origin, wholly)
 
     # Modules
@@ -347,32 +348,8 @@ class Recorder(TorchFunctionMode):
 
 _FACTORIES = _device_constructors()
 _NO_VALUES = nullcontext()
-_PLAIN = frozenset((bool, int, float, str, torch.dtype, torch.device, torch.Size))
 _MOVES = frozenset(("cpu", "cuda", "xpu", "mps"))
 _LEAVES = frozenset(("tolist", "numpy", "array"))  # PyTorch for Python's or NumPy's numbers
-_MAX_ELEMENTS_COMPARED = 2**22
-
-
-def as_meta(tensor: Tensor) -> Tensor:
-    """A meta tensor (a meta parameter) of the same shape, strides and type."""
-    if tensor.layout is torch.strided:
-        meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    else:
-        meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-    return nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
-
-
-def map_tensors(value: Any, function: Any) -> Any:
-    """The same nested tuples, lists and dicts, with the function applied to every tensor."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, (tuple, list)):
-        items = [map_tensors(item, function) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, dict):
-        mapped = {key: map_tensors(item, function) for key, item in value.items()}
-        return mapped if type(value) is dict else type(value)(mapped)
-    return value
 
 
 def _plain(result: Any) -> tuple[Any, ...]:
@@ -380,56 +357,3 @@ def _plain(result: Any) -> tuple[Any, ...]:
     if tensors_in((result,)) or not hasattr(result, "__dict__"):
         return (result,)
     return tuple(vars(result).values())
-
-
-def tensors_in(values: Iterable[Any]) -> list[Tensor]:
-    """The tensors in nested tuples, lists and mappings, in order."""
-    tensors: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            tensors.append(value)
-        elif value is None or type(value) in _PLAIN:
-            continue  # most arguments; to find out that they are no mappings takes long
-        elif isinstance(value, (tuple, list)):
-            tensors += tensors_in(value)
-        elif isinstance(value, Mapping):
-            tensors += tensors_in(value.values())
-    return tensors
-
-
-def storage_of(tensor: Tensor) -> int:
-    """A number for the memory that a tensor lies in."""
-    try:
-        return tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # sparse, nested or wrapped: shares with no other
-        return -id(tensor)
-
-
-def _overlap(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors in the same storage share elements; yes where that costs too much to find out."""
-    if not one.numel() or not other.numel():
-        return False
-    (start, end), (other_start, other_end) = _span(one), _span(other)
-    if end < other_start or other_end < start:
-        return False
-    size = max(end, other_end) + 1
-    if one.dtype is not other.dtype or size > _MAX_ELEMENTS_COMPARED:
-        return True
-    if (one.is_contiguous() and start <= other_start) or (other.is_contiguous() and other_start <= start):
-        return True
-    # Interleaved, as the queries, keys and values in the output of one linear layer.
-    places, marked = torch.arange(size, device="cpu"), torch.zeros(size, dtype=torch.bool, device="cpu")
-    marked[places.as_strided(one.shape, one.stride(), one.storage_offset())] = True
-    return bool(marked[places.as_strided(other.shape, other.stride(), other.storage_offset())].any())
-
-
-def _covers(tensor: Tensor, other: Tensor) -> bool:
-    """Whether one tensor has all elements of another in the same storage; no where that costs too much to find out."""
-    (start, end), (other_start, other_end) = _span(tensor), _span(other)
-    dense = end - start + 1 == tensor.numel()
-    return dense and tensor.dtype is other.dtype and start <= other_start and other_end <= end
-
-
-def _span(tensor: Tensor) -> tuple[int, int]:
-    start = int(tensor.storage_offset())
-    return start, start + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

@@ -23,7 +23,8 @@ from hypergen.graph.computational_graph import ComputationalGraph
 from hypergen.graph.inputs import example_arguments
 from hypergen.graph.inventory import Inventory, on_loan, take_inventory
 from hypergen.graph.known_values import KnownValues
-from hypergen.graph.recorder import Recorder, map_tensors, tensors_in
+from hypergen.graph.recorder import Recorder
+from hypergen.graph.tensors import map_tensors, tensors_in
 
 # Networks up to this size are run with real values where meta tensors do not do.
 _MAX_REAL_BYTES = 200 * 2**20
