@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,8 @@ def save_graph(graph: ComputationalGraph, path: Path, key: str) -> None:
         OSError: The file cannot be written.
     """
     # The calls have a line of their own: few ask for them, and to read them takes longer than all else.
-    calls = "" if graph.calls is None else json.dumps(_packed_calls(graph.calls), separators=(",", ":"))
-    content = f"{json.dumps(_packed_graph(graph), separators=(',', ':'))}\n{calls}"
+    calls = "" if graph.calls is None else _text({key: _packed(value) for key, value in vars(graph.calls).items()})
+    content = f"{_text(_packed_graph(graph))}\n{calls}"
     head = {"format": _FORMAT, "key": key, "sha256": hashlib.sha256(content.encode()).hexdigest()}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
@@ -94,6 +95,10 @@ def save_graph(graph: ComputationalGraph, path: Path, key: str) -> None:
         with suppress(OSError):
             os.unlink(name)
         raise
+
+
+def _text(data: Any) -> str:
+    return json.dumps(data, separators=(",", ":"))
 
 
 def load_graph(path: Path, key: str) -> ComputationalGraph | None:
@@ -125,11 +130,11 @@ def _packed_graph(graph: ComputationalGraph) -> dict[str, Any]:
             for node in graph.nodes
         ],
         "edges": graph.edges.tolist(),
-        "parameter_shapes": {name: list(shape) for name, shape in graph.parameter_shapes.items()},
-        "unused_parameters": list(graph.unused_parameters),
-        "tied_parameters": dict(graph.tied_parameters),
-        "outputs": list(graph.outputs),
-        "rung": graph.rung,
+        "rest": {
+            field.name: _packed(getattr(graph, field.name))
+            for field in fields(ComputationalGraph)
+            if field.init and field.name not in ("nodes", "edges", "calls")
+        },
     }
 
 
@@ -144,12 +149,8 @@ def _unpacked_graph(data: dict[str, Any], calls: bytes) -> ComputationalGraph:
     return ComputationalGraph(
         tuple([node(*packed) for packed in data["nodes"]]),
         edge_tensor(list(zip(sources, targets, strict=True))),
-        {name: tuple(shape) for name, shape in data["parameter_shapes"].items()},
-        tuple(data["unused_parameters"]),
-        data["tied_parameters"],
-        outputs=tuple(data["outputs"]),
         calls=_StoredCalls(calls) if calls else None,
-        rung=data["rung"],
+        **{name: _unpacked(value) for name, value in data["rest"].items()},
     )
 
 
@@ -162,42 +163,8 @@ class _StoredCalls(Calls):
     def __getattr__(self, name: str) -> Any:
         if name not in Calls.__dataclass_fields__:
             raise AttributeError(name)
-        self.__dict__.update(vars(_unpacked_calls(json.loads(self._text))))
+        self.__dict__.update({key: _unpacked(value) for key, value in json.loads(self._text).items()})
         return self.__dict__[name]
-
-
-def _packed_calls(calls: Calls) -> dict[str, Any]:
-    return {
-        "calls": [
-            [call.op, _packed(call.args), _packed(call.kwargs), call.outputs, call.shapes] for call in calls.calls
-        ],
-        "shapes": [[value, shape] for value, shape in calls.shapes.items()],
-        "parameters": calls.parameters,
-        "buffers": calls.buffers,
-        "inputs": calls.inputs,
-        "outputs": calls.outputs,
-        "opaque": sorted(calls.opaque),
-    }
-
-
-def _unpacked_calls(data: dict[str, Any]) -> Calls:
-    def values(numbers: list[int]) -> tuple[Value, ...]:
-        return tuple([Value(number) for number in numbers])
-
-    return Calls(
-        tuple(
-            [
-                Call(op, _unpacked(args), _unpacked(kwargs), values(outputs), tuple([tuple(shape) for shape in shapes]))
-                for op, args, kwargs, outputs, shapes in data["calls"]
-            ]
-        ),
-        {Value(value): tuple(shape) for value, shape in data["shapes"]},
-        {name: Value(value) for name, value in data["parameters"].items()},
-        {name: Value(value) for name, value in data["buffers"].items()},
-        values(data["inputs"]),
-        {name: Value(value) for name, value in data["outputs"].items()},
-        frozenset(values(data["opaque"])),
-    )
 
 
 _PLAIN = frozenset((type(None), bool, int, float, str))
@@ -210,9 +177,11 @@ def _packed(value: Any) -> Any:
         return value
     if kind is Value:
         return ["value", int(value)]
-    if kind in (tuple, list, torch.Size):
+    if kind in (tuple, list, torch.Size, Call):
         return [kind.__name__, *[_packed(item) for item in value]]
-    if kind is dict:
+    if kind is frozenset:
+        return ["frozenset", *sorted(_packed(item) for item in value)]
+    if isinstance(value, Mapping):
         return ["dict", *[[_packed(key), _packed(item)] for key, item in value.items()]]
     if kind is slice:
         return ["slice", _packed(value.start), _packed(value.stop), _packed(value.step)]
@@ -244,6 +213,8 @@ _BUILDERS: dict[str, Callable[[list[Any]], Any]] = {
     "value": lambda packed: Value(packed[1]),
     "tuple": lambda packed: tuple(_items(packed)),
     "list": _items,
+    "Call": lambda packed: Call(*_items(packed)),
+    "frozenset": lambda packed: frozenset(_items(packed)),
     "Size": lambda packed: torch.Size(_items(packed)),
     "dict": lambda packed: {_unpacked(key): _unpacked(item) for key, item in packed[1:]},
     "slice": lambda packed: slice(*_items(packed)),

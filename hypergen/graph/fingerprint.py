@@ -70,6 +70,7 @@ def fingerprint(model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | No
     hasher = _Hasher()
     hasher.add("hypergen", _own_code(), sys.version, platform.machine(), str(torch.__version__))
     hasher.add(torch.get_default_dtype(), torch.get_default_device(), torch.is_autocast_enabled())
+    hasher.add(torch.backends.mha.get_fastpath_enabled())
     hasher.add(model, *args, **(kwargs or {}))
     return hasher.digest()
 
