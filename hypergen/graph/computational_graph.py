@@ -30,7 +30,8 @@ class OpNode:
         parameters: Role in the operation → parameter name. The role is the argument's name (``weight``, ``bias``) where
             there is one, else the parameter's own last name (``pos_embed``).
         shape: Shape of the (first) output, batch axis included.
-        attributes: What else decides the computation, for example ``stride``, ``groups`` or ``dim``.
+        attributes: What else decides the computation, for example ``stride``, ``groups`` or ``dim``, in one form
+            however it was given: with the defaults, axes counted from the front, a size for each spatial axis.
         shared: Role → name of parameters that the operation reads, too, but that belong to an earlier node: those of a
             module that is called again, or a table that is tied to a head.
     """

@@ -6,27 +6,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from hypergen.graph import ComputationalGraph, trace
+from tests.graph.hand_written import Net, parameter
 
 VECTORS = torch.zeros(2, 6)
 TOKENS = torch.zeros(2, 3, 6)
 IMAGES = torch.zeros(2, 3, 8, 8)
-
-
-class Net(nn.Module):
-    """A network of named parts and a function of them."""
-
-    def __init__(self, forward, **parts):
-        super().__init__()
-        self.function = forward
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *args, **kwargs):
-        return self.function(self, *args, **kwargs)
-
-
-def parameter(*shape):
-    return nn.Parameter(torch.zeros(*shape))
 
 
 def described(graph: ComputationalGraph):
@@ -115,11 +99,6 @@ def test_concatenated_branches():
     assert check(net, VECTORS, expected).nodes[4].attributes == {"dim": 1}
 
 
-def test_shared_module_belongs_to_its_first_call():
-    net = Net(lambda self, x: self.layer(torch.tanh(self.layer(x))), layer=nn.Linear(6, 6))
-    check(net, VECTORS, [("input", []), ("linear", [0], weights("layer")), ("tanh", [1]), ("linear", [2])])
-
-
 def test_module_registered_twice():
     layer = nn.Linear(6, 6)
     expected = [("input", []), ("linear", [0], weights("0")), ("linear", [1])]
@@ -165,23 +144,6 @@ ATTENTION = {
 
 def attention(prefix):
     return {role: prefix + name for role, name in ATTENTION.items()}
-
-
-@pytest.mark.parametrize("need_weights", [True, False])
-def test_multi_head_attention(need_weights):
-    net = Net(
-        lambda self, x: self.attention(x, x, x, need_weights=need_weights)[0],
-        attention=nn.MultiheadAttention(6, 2, batch_first=True),
-    )
-    expected = [
-        ("input", []),
-        ("transpose", [0]),
-        ("multi_head_attention", [1], attention("attention.")),
-        ("transpose", [2]),
-    ]
-    graph = check(net, TOKENS, expected)
-    assert graph.nodes[2].shape == (3, 2, 6)
-    assert graph.nodes[2].attributes["num_heads"] == 2
 
 
 @pytest.mark.parametrize("frozen", [False, True])
