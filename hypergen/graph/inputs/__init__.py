@@ -11,6 +11,7 @@ from torch import nn
 from hypergen.errors import TraceError
 from hypergen.graph.inputs.hugging_face import hugging_face_inputs
 from hypergen.graph.inputs.images import timm_image, torchvision_inputs
+from hypergen.graph.inputs.libraries import diffusers_inputs, geometric_inputs
 
 
 def example_arguments(model: nn.Module, example_inputs: Any = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -20,8 +21,8 @@ def example_arguments(model: nn.Module, example_inputs: Any = None) -> tuple[tup
         model: The network.
         example_inputs: A tensor, a tuple or list of positional arguments, or a mapping of keyword arguments; where
             it is None, the model is asked: Lightning's ``example_input_array``, timm's ``pretrained_cfg``,
-            torchvision's model modules, Hugging Face's ``main_input_name`` and configuration, a linear or an embedding
-            layer that comes first.
+            torchvision's model modules, Hugging Face's signature and configuration, diffusers' configuration, PyTorch
+            Geometric's ``in_channels``, a linear or an embedding layer that comes first.
 
     Returns:
         Positional and keyword arguments.
@@ -47,6 +48,11 @@ def _told_by(model: nn.Module) -> Any:
         return torchvision_inputs(model)
     if hasattr(model, "main_input_name") and hasattr(model, "config"):
         return hugging_face_inputs(model)
+    library = type(model).__module__.split(".")[0]
+    if library == "diffusers" and hasattr(model, "config"):
+        return diffusers_inputs(model)
+    if library == "torch_geometric" and type(getattr(model, "in_channels", None)) is int:
+        return geometric_inputs(model)
     first = _first_layer(model)
     if isinstance(first, nn.Linear):
         return torch.empty(1, first.in_features, device="meta")
