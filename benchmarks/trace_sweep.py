@@ -133,7 +133,7 @@ def trace_case(case: Case) -> Traced:
     traced.parameter_values = sum(sizes.values())
     before, start, cpu = start_peak(), time.perf_counter(), time.process_time()
     try:
-        graph = hypergen.trace(model, inputs)
+        graph = hypergen.trace(model, inputs, cache=False)
     except TraceError as error:
         traced.failure = _one_line(error)
         return traced
