@@ -42,8 +42,8 @@ class WeightTokens:
 
     @property
     def key(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """The names and shapes; equal for equal layouts."""
-        return tuple(self.shapes.items())
+        """The names and shapes; equal for equal layouts, in whatever order a file has kept them."""
+        return tuple(sorted(self.shapes.items()))
 
     @property
     def num_values(self) -> int:
@@ -132,7 +132,7 @@ class WeightTokens:
             raise ParameterError(f"The networks are not of this layout: {'; '.join(problems[:10])}.")
         values = []
         for name, shape in self.shapes.items():
-            value = stacked[name].flatten(1)
+            value = stacked[name].reshape(len(stacked[name]), -1)
             if role_of(name, shape) == "running_var":
                 if not (value > 0).all():
                     raise ParameterError(f"{name!r} has variances that are not positive; they have no logarithm.")
