@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -46,6 +46,8 @@ class _Attention:
     key: int
     head_dim: int
     heads: int
+    # Written for columns, `values @ weights.mT`: what has to be transposed for rows, and its shape then.
+    turned: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
 
 def fold_attention(
@@ -94,6 +96,7 @@ class _Folder:
         for output in outputs:
             self.readers[output].add(len(nodes))  # the caller
         self.dead = self._dead_ends() if outputs else set()
+        self.turned: dict[int, list[tuple[int, tuple[int, ...]]]] = {}  # by attention
         self.instead: dict[int, int] = {}  # a node that goes → the one that hands on its value
 
     def _dead_ends(self) -> set[int]:
@@ -117,13 +120,26 @@ class _Folder:
                 self._absorb(attention)
                 self._replace(attention)
         numbers: dict[int, int] = {}
-        edges = []
-        for i in range(len(self.nodes)):
-            if i not in self.instead and i not in self.dead:
-                number = numbers[i] = len(numbers)
-                sources = dict.fromkeys(self._standing_in(source) for source in self.incoming[i])
-                edges += [(numbers[source], number) for source in sources]
-        kept = [node for i, node in enumerate(self.nodes) if i in numbers]
+        kept: list[OpNode] = []
+        edges: list[tuple[int, int]] = []
+
+        def keep(node: OpNode, sources: Iterable[int]) -> int:
+            kept.append(node)
+            edges.extend((source, len(kept) - 1) for source in dict.fromkeys(sources))
+            return len(kept) - 1
+
+        for i, node in enumerate(self.nodes):
+            if i in self.instead or i in self.dead:
+                continue
+            sources = [numbers[self._standing_in(source)] for source in self.incoming[i]]
+            if i in self.turned:
+                turned = [(numbers[self._standing_in(source)], shape) for source, shape in self.turned[i]]
+                others = [s for s in sources[1:] if s not in dict(turned)]
+                turns = [keep(_transposed(node, shape), [source]) for source, shape in turned]
+                rows = keep(replace(node, shape=_swapped(node.shape)), [sources[0], *turns, *others])
+                numbers[i] = keep(_transposed(node, node.shape), [rows])
+            else:
+                numbers[i] = keep(node, sources)
         outputs = dict.fromkeys(numbers[self._standing_in(output)] for output in self.outputs)
         return kept, edges, tuple(outputs)
 
@@ -161,7 +177,9 @@ class _Folder:
         if any(reader <= last and reader not in inside for i in (softmax, *after) for reader in self.readers[i]):
             return None
         query, key = [_node(operand) for operand in self._factors(product)]
-        if not self._sums_over_keys(last, after):
+        rows = _node(self._factors(last)[0]) in inside  # weights @ values
+        swapped = sum(self.nodes[i].op == "transpose" for i in after) % 2 == 1
+        if self.nodes[last].op != "einsum" and rows == swapped:  # a sum over the queries
             return None
         values = [_node(operand) for operand in self._factors(last) if operand[1] not in inside]
         others = [_node(operand) for i in sorted(inside) for operand in self.operands[i]]
@@ -169,7 +187,9 @@ class _Folder:
         biases = [i for i in _known(others) if i not in inside and i not in operands]
         size, batch = self._contraction(product)
         heads = self._heads(last, batch, self._value_size(last, inside))
-        return _Attention(inside, last, operands, biases, query, key, size, heads)
+        columns = () if rows or self.nodes[last].op == "einsum" else (self._factors(product)[1], self._factors(last)[0])
+        turned = [(_node(operand), _swapped(operand[0].shape)) for operand in columns if _node(operand) >= 0]
+        return _Attention(inside, last, operands, biases, query, key, size, heads, turned)
 
     def _factors(self, product: int) -> Sequence[Operand]:
         return self.operands[product][-2:]  # after what baddbmm adds
@@ -205,15 +225,6 @@ class _Folder:
                 elif self.nodes[reader].op in _AFTER:
                     ahead.append(reader)
         return products.pop() if len(products) == 1 else None
-
-    def _sums_over_keys(self, last: int, after: Sequence[int]) -> bool:
-        """Whether the product with the values sums over the axis of the softmax, and not over the queries."""
-        if self.nodes[last].op == "einsum":
-            return True
-        swapped = sum(self.nodes[i].op == "transpose" for i in after) % 2 == 1
-        (_, origin), _ = self._factors(last)
-        weights_first = origin in after or self.nodes[_node(self._factors(last)[0])].op == "softmax"
-        return weights_first != swapped
 
     def _between(self, first: int, last: int) -> list[int]:
         """The nodes on the ways from one node to another."""
@@ -266,6 +277,7 @@ class _Folder:
     def _absorb(self, attention: _Attention) -> None:
         """Take in what is done for the attention alone: scales, the transposition of the keys, sums of biases."""
         if len(attention.nodes) > 1 and self._swaps_last_axes(attention.key, attention.nodes):
+            attention.turned = attention.turned[1:]
             attention.key = self._skip(attention.key)
         for start in (attention.query, attention.key):
             current, only = start, attention.nodes
@@ -333,6 +345,8 @@ class _Folder:
         reads = self.incoming[attention.last] = _known(map(self._standing_in, attention.operands + attention.biases))
         for source in reads:
             self.readers[source] = self.readers[source] - attention.nodes | {attention.last}
+        if attention.turned:
+            self.turned[attention.last] = attention.turned
         for i in attention.nodes - {attention.last}:
             self.instead[i] = attention.last
             self.readers[attention.last] |= self.readers[i] - attention.nodes
@@ -341,6 +355,15 @@ class _Folder:
 def _node(operand: Operand) -> int:
     """The node that an operand comes from; -1 for parameters and constants."""
     return operand[1] if isinstance(operand[1], int) else -1
+
+
+def _swapped(shape: Sequence[int]) -> tuple[int, ...]:
+    return (*shape[:-2], shape[-1], shape[-2])
+
+
+def _transposed(node: OpNode, shape: tuple[int, ...]) -> OpNode:
+    """A transposition of the last two axes beside a node, to this shape."""
+    return OpNode("transpose", node.module, shape=shape, attributes={"dim0": len(shape) - 2, "dim1": len(shape) - 1})
 
 
 def _known(origins: Iterable[int]) -> list[int]:

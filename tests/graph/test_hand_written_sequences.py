@@ -210,6 +210,31 @@ def test_attention_however_it_is_written(attend):
     check(Attention(attend), TOKENS, attention_graph())
 
 
+def columns_fused(q, k, v):
+    return F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+
+
+def columns_written_out(q, k, v):
+    return v @ (q.mT @ k).softmax(-1).mT
+
+
+@pytest.mark.parametrize("attend", [columns_fused, columns_written_out])
+def test_tokens_in_columns(attend):
+    net = Net(lambda self, x: attend(*self.qkv(x).chunk(3, 1)), qkv=nn.Conv1d(6, 12, 1))
+    graph = check(net, torch.zeros(2, 6, 5), """
+        x = input()
+        c = conv1d(x) [qkv]
+        p = chunk(c) @chunks=3 @dim=1
+        q = transpose(p) @dim0=1 @dim1=2
+        k = transpose(p) @dim0=1 @dim1=2
+        v = transpose(p) @dim0=1 @dim1=2
+        a = scaled_dot_product_attention(q, k, v) @num_heads=1 @head_dim=4
+        y = transpose(a) @dim0=1 @dim1=2
+        return y
+    """)  # fmt: skip
+    assert [node.shape for node in graph.nodes[3:]] == [(2, 5, 4)] * 4 + [(2, 4, 5)]
+
+
 def biased_scores(self, q, k, v):
     return ((q * 0.5) @ k.mT + self.bias[:, None]).softmax(-1) @ v
 
