@@ -105,7 +105,8 @@ class KnownValues(TorchDispatchMode):
                     self._forget(tensor)
         if failure is not None:
             # Which elements are taken is decided by the integers and booleans, not by the floats.
-            decided = any(not tensor.is_meta for tensor in tensors) or (self.guess and func is not _ITEM)
+            integers = any(not tensor.is_meta and not _is_float(tensor) for tensor in tensors)
+            decided = integers or (self.guess and func is not _ITEM)
             compute = known or decided
         else:
             compute = (known or self.guess) and self._worth_values(outputs, written, known)
