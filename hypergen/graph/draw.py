@@ -48,6 +48,7 @@ def draw(graph: ComputationalGraph, path: str | Path, folded: bool = True) -> No
 
         path.write_text(page(Scene(graph, repeats, wrapped=False), path.stem), encoding="utf-8")
         return
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     level = Scene(graph, repeats).level()
@@ -63,7 +64,9 @@ def draw(graph: ComputationalGraph, path: str | Path, folded: bool = True) -> No
     painter.legend(legend)
     painter.level(level, (_MARGIN, 2 * _MARGIN))
     dpi = min(150.0, 72 * (_MAX_PIXELS / (width * height)) ** 0.5, 72 * 60000 / max(width, height))
-    figure.savefig(path, dpi=dpi, facecolor="white")
+    # Texts stay texts: one can search and copy them, and the file is a fraction as large as with outlines.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "hypergen"}):
+        figure.savefig(path, dpi=dpi, facecolor="white")
 
 
 class _Painter:

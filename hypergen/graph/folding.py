@@ -159,10 +159,12 @@ class _Folder:
         if len(set(homes)) == count and all(homes):
             return Repeat(start, length, count, tuple((".".join(home),) for home in homes))
         shared = len(commonprefix(homes))
-        parts = [list(dict.fromkeys(".".join(m[: shared + 1]) for m in block if len(m) > shared)) for block in blocks]
-        if all(part == parts[0] for part in parts):  # the same modules again and again
-            parts = [[".".join(homes[0])] if homes[0] else []] * count
-        return Repeat(start, length, count, tuple((part[0], part[-1]) if part else () for part in parts))
+        for depth in range(shared + 1, max(map(len, self.modules[start : start + length])) + 1):
+            parts = [list(dict.fromkeys(".".join(m[:depth]) for m in block if shared < len(m))) for block in blocks]
+            if any(part != parts[0] for part in parts):
+                return Repeat(start, length, count, tuple((part[0], part[-1]) if part else () for part in parts))
+        # The same modules again and again.
+        return Repeat(start, length, count, ((".".join(homes[0]),) if homes[0] else (),) * count)
 
     def _runs(self, length: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(Values that cross a cut, count, first node) of the longest valid run of blocks from this start on."""

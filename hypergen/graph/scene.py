@@ -129,7 +129,7 @@ class Scene:
         prefix, repeats = "", self.repeats
         while repeat := next((r for r in repeats if r.start <= number < r.stop), None):
             names = repeat.modules[0]
-            prefix = names[0] if len(names) == 1 or names[:1] == names[1:] else prefix
+            prefix = names[0] if len(set(names)) == 1 else prefix
             repeats = repeat.inner
         if not prefix or not (node.module + ".").startswith(prefix + "."):
             return node.module
