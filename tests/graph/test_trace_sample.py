@@ -8,11 +8,11 @@ from benchmarks.trace_sweep import trace_case
 
 SAMPLE = {
     "torchvision": """alexnet densenet121 googlenet inception_v3 mobilenet_v3_small regnet_y_400mf swin_v2_t vit_b_16
-        fcn_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large r3d_18 mvit_v2_s raft_small""",
-    "timm": """beit_base_patch16_224 cait_xxs24_224 convit_tiny convmixer_768_32 convnextv2_atto crossvit_9_240
+        fcn_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large r3d_18 mvit_v2_s""",
+    "timm": """beit_base_patch16_224 convit_tiny convmixer_768_32 convnextv2_atto crossvit_9_240
         eca_nfnet_l0 efficientformer_l1 gcvit_xxtiny ghostnet_100 hrnet_w18_small levit_128s maxvit_nano_rw_256
         mobilenetv4_conv_small nf_resnet50 pit_ti_224 res2net50_14w_8s selecsls42 skresnet18 tiny_vit_5m_224
-        vit_tiny_r_s16_p8_224 vit_small_patch16_rope_224 volo_d1_224 xcit_nano_12_p16_224""",
+        vit_tiny_r_s16_p8_224 vit_small_patch16_rope_224 volo_d1_224""",
     "torch_geometric": "GCN GAT GPS GraphUNet PNA graph-classifier top-k-pooling heterogeneous RGCNConv NNConv",
     "peft": "lora dora lora-embedding ia3 oft prefix prompt two-adapters lora-gpt2",
     "diffusers": "UNet1DModel AutoencoderTiny VQModel UNet2DModel",
