@@ -13,6 +13,7 @@ from hypergen.commands.evaluate import evaluate
 from hypergen.commands.generators import generators
 from hypergen.commands.graph import graph
 from hypergen.commands.predict import predict
+from hypergen.commands.zoo import zoo
 from hypergen.errors import HypergenError
 
 
@@ -52,6 +53,7 @@ def main(
 
 for command in (predict, graph, evaluate, generators):
     app.command()(command)
+app.add_typer(zoo, name="zoo")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ class RayEngine:
             options["num_cpus"] = self.workers
         try:
             self.ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, self.ray.exceptions.RayError) as error:
             raise HypergenError(f"Ray could not be started (address {self.address!r}): {error}") from error
 
 

@@ -118,13 +118,14 @@ class Layout:
         entries = _with_role(_with_role(entries, copied, "copy"), frozen, "frozen")
         layout = cls(tuple(entries), tied, "", name, dict(metadata or {}))
         held = layout.keys("frozen")
-        return replace(layout, base=digest([state[key] for key in held])) if held else layout
+        return replace(layout, base=digest({key: state[key] for key in held})) if held else layout
 
     @property
     def id(self) -> str:
         """16 hexadecimal digits that tell entries, ties and frozen values; ``layouts/<id>.json`` is its file."""
         # What may be filled in later (groups, transforms, names) must not change which checkpoints belong together.
-        identity = [[e.key, list(e.shape), e.dtype, e.role] for e in self.entries]
+        # Nor must the order, which some file formats lose.
+        identity = sorted([entry.key, list(entry.shape), entry.dtype, entry.role] for entry in self.entries)
         text = json.dumps([identity, dict(sorted(self.tied.items())), self.base])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -208,11 +209,11 @@ class Layout:
         return layout
 
 
-def digest(tensors: Iterable[Tensor]) -> str:
-    """The sha256 of the bytes of tensors, one after another."""
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of the bytes of tensors, one after another in the order of their names."""
     result = hashlib.sha256()
-    for tensor in tensors:
-        result.update(row_bytes(tensor.unsqueeze(0)))
+    for key in sorted(tensors):
+        result.update(row_bytes(tensors[key].unsqueeze(0)))
     return result.hexdigest()
 
 

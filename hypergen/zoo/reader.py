@@ -281,7 +281,7 @@ class Zoo:
         for shard, positions, rows in _by_shard(self.column("shard"), self.column("row")):
             layout = self.layout_of(positions[0])
             for position, row in zip(positions, rows, strict=True):
-                values = [self._shards[shard].read(entry.key, [row])[0] for entry in layout.stored]
+                values = {entry.key: self._shards[shard].read(entry.key, [row])[0] for entry in layout.stored}
                 if digest(values) != self._row(position)["sha256"]:
                     damaged[position] = f"{shard}: {self._row(position)['uid']}"
         if not damaged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from hypergen.zoo.folder import (
     write_task,
 )
 from hypergen.zoo.index import DEFAULT_SHARES, Split, check_shares, split_of, uid_of
-from hypergen.zoo.layout import Layout, row_bytes
+from hypergen.zoo.layout import Layout, digest, row_bytes
 from hypergen.zoo.shards import replace_file, write_shard, write_tensors
 
 OnDuplicate = Literal["error", "skip"]
@@ -271,7 +272,7 @@ class ZooWriter:
         stacked = {key: torch.cat([part[key] for part, _ in parts]) for key in keys}
         rows = [row for _, gathered in parts for row in gathered]
         name = f"{layout_id}-{uuid.uuid4().hex[:12]}.safetensors"
-        in_bytes = [row_bytes(value) for value in stacked.values()]
+        in_bytes = [row_bytes(stacked[key]) for key in sorted(stacked)]
         finite = torch.ones(len(rows), dtype=torch.bool)
         for value in stacked.values():
             if value.is_floating_point():
@@ -287,9 +288,7 @@ class ZooWriter:
         frozen = {key: state[key].detach() for key in layout.keys("frozen") if key in state}
         path = self.folder / BASE / f"{layout.base}.safetensors"
         if check and frozen and path.exists():
-            from hypergen.zoo.layout import digest
-
-            if len(frozen) == len(layout.keys("frozen")) and digest(frozen.values()) != layout.base:
+            if len(frozen) == len(layout.keys("frozen")) and digest(frozen) != layout.base:
                 raise ParameterError(
                     "Frozen tensors differ from those of the layout. Make one with Layout.of for these."
                 )
@@ -303,8 +302,7 @@ class ZooWriter:
 
 
 def _sha256(in_bytes: Sequence[Any], row: int) -> str:
-    import hashlib
-
+    """What :func:`hypergen.zoo.layout.digest` is of one checkpoint of a stack."""
     result = hashlib.sha256()
     for array in in_bytes:
         result.update(array[row])

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hypergen.zoo.stacked import Recipe, Batches, train_stacked
+from hypergen.zoo.stacked import Batches, Recipe, train_stacked
 from hypergen.zoo.stacked_module import StackedModule
 
 
