@@ -129,9 +129,7 @@ class CallLog:
             return slice(self._stored(argument.start), self._stored(argument.stop), self._stored(argument.step))
         return None
 
-    def finish(
-        self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], result: Any
-    ) -> Calls:
+    def finish(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], result: Any) -> Calls:
         """The record of a pass that returned ``result``, without the tensors."""
         named = {name: self.value(parameter) for name, parameter in parameters.items()}
         read = {name: self.values[id(buffer)] for name, buffer in buffers.items() if id(buffer) in self.values}

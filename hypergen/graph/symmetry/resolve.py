@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hypergen.graph.symmetry.axes import Axis, collapse, factors, find, segments
+from hypergen.graph.symmetry.axes import Axis, factors, find, segments
 from hypergen.graph.symmetry.axes import Choice as AxisChoice
 from hypergen.graph.symmetry.axes import Sum as AxisSum
 from hypergen.graph.symmetry.structure import Choice, Group, Product, Structure, Sum
+from hypergen.graph.symmetry.unify import collapse
 
 # The factors of the products that enclose a place, the innermost last.
 _Levels = list[list[Axis]]
@@ -26,7 +27,7 @@ def resolve(carriers: Sequence[Sequence[Axis]], named: dict[str, list[Axis]]) ->
     while _collapse_choices(carriers):
         pass
     allowed = _allowed_parents(carriers)
-    names = {}
+    names: dict[Axis, str] = {}
     for name, axes in named.items():
         for dim, axis in enumerate(axes):
             for leaf in _leaves(axis):

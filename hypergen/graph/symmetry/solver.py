@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypergen.graph.calls import Call, Calls, Value
-from hypergen.graph.symmetry.axes import Axis, freeze, frozen, unify
+from hypergen.graph.symmetry.axes import Axis, freeze, frozen
+from hypergen.graph.symmetry.unify import unify
 
 UNSUPPORTED = "unsupported operation "
 # Buffers that follow their channels; all others are part of the architecture.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ class Symmetry:
         """Where the indices of a group's parents come from, broadcastable over the parents."""
         count = len(group.parents)
         if not count:
-            return (...,)  # type: ignore[return-value]
+            return ()
         places: list[Tensor] = []
         grid = [
             torch.arange(p.size).reshape([-1 if i == j else 1 for j in range(count)])
@@ -116,7 +117,7 @@ class Symmetry:
             if parent.fixed:
                 places.append(place)
             else:
-                above = tuple(grid[group.parents.index(p)] for p in parent.parents)
+                above = [grid[group.parents.index(p)] for p in parent.parents]
                 places.append(element[parent.name][(*above, place)])
         return tuple(torch.broadcast_tensors(*places))
 
@@ -158,7 +159,8 @@ class Symmetry:
             raise ParameterError(f"{name!r} has shape {tuple(tensor.shape)}; its symmetry was found for {shape}.")
         places = [place.to(tensor.device) for place in self.index(name, element)]
         if any(sum(size > 1 for size in place.shape) > 1 for place in places):
-            return tensor[(..., *places)]
+            where: tuple[Any, ...] = (..., *places)
+            return tensor[where]
         for dim, (axis, place) in enumerate(zip(axes, places, strict=True), tensor.dim() - len(axes)):
             if not all(group.fixed for group in leaves(axis)):
                 tensor = tensor.index_select(dim, place.flatten())
@@ -209,7 +211,7 @@ def find_symmetry(calls: Calls, outputs: Sequence[str] | None = None) -> Symmetr
             raise UnknownNameError("output", name, calls.outputs)
     solver = Solver(calls, outputs)
     solver.solve()
-    named = {name: solver.axes[value] for name, value in (calls.parameters | calls.buffers).items()}
+    named = {name: solver.axes[value] for name, value in ({**calls.parameters, **calls.buffers}).items()}
     axes = resolve(solver.carriers, named)
     found = dict.fromkeys(group for structures in axes.values() for axis in structures for group in leaves(axis))
     groups = tuple(group for group in found if not group.fixed and group.size > 1)

@@ -12,9 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 from hypergen.graph.calls import named_tensors
 from hypergen.graph.inputs import example_arguments
-from hypergen.graph.recorder import map_tensors
+from hypergen.graph.inventory import take_inventory
 from hypergen.graph.symmetry.structure import leaves
 from hypergen.graph.symmetry.symmetry import Element, Symmetry
+from hypergen.graph.tensors import map_tensors
 
 _LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -36,6 +37,7 @@ class Verification:
         self, model: nn.Module, example_inputs: Any = None, outputs: Sequence[str] | None = None, seed: int = 0
     ) -> None:
         self.names = outputs
+        self.tied = take_inventory(model).tied
         self.generator = torch.Generator().manual_seed(seed)
         self.model = copy.deepcopy(model).eval()
         if any(parameter.is_meta for parameter in self.model.parameters()):
@@ -67,6 +69,7 @@ class Verification:
 
     def run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The floating-point outputs of the network with these parameters and buffers."""
+        own = {**tensors, **{alias: tensors[name] for alias, name in self.tied.items()}}
         default = torch.get_default_dtype()
         state = torch.get_rng_state()
         torch.set_default_dtype(torch.float64)
@@ -74,7 +77,7 @@ class Verification:
         try:
             with torch.no_grad(), _InDouble():
                 model = copy.deepcopy(self.model)  # caches of one pass must not reach the next
-                result = torch.func.functional_call(model, dict(tensors), self.args, self.kwargs)
+                result = torch.func.functional_call(model, own, self.args, self.kwargs, tie_weights=False)
         finally:
             torch.set_default_dtype(default)
             torch.set_rng_state(state)
@@ -125,7 +128,7 @@ class Verification:
 
 
 def permuted_share(symmetry: Symmetry) -> float:
-    """The share of the parameter axes of more than one index, places in kernels apart, of which something is permuted."""
+    """The share of the parameters' axes, places in kernels and single indices apart, of which something is permuted."""
     axes = [
         (axis, reason)
         for name in symmetry.parameters

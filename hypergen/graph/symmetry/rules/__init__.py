@@ -1,8 +1,8 @@
 """What each operation says about the axes of its tensors, by the operation's name.
 
 A rule is called like the operation, behind the solver: with :class:`~hypergen.graph.symmetry.solver.Operand` in the
-place of tensors. It unifies and freezes axes, and returns the axes of the output, or a list of them for several outputs.
-It raises, or returns None, where it is not called as it expects; then every axis of the operation is frozen.
+place of tensors. It unifies and freezes axes, and returns the axes of the output, or a list of them for several
+outputs. It raises, or returns None, where it is not called as it expects; then every axis of the operation is frozen.
 """
 
 from hypergen.graph.symmetry.rules import (

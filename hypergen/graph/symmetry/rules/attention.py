@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypergen.graph.symmetry.axes import Axis, cut, divide, freeze, product, unify
+from hypergen.graph.symmetry.axes import Axis, cut, divide, freeze, product
 from hypergen.graph.symmetry.rules.contractions import contract
 from hypergen.graph.symmetry.rules.shapes import REARRANGED
 from hypergen.graph.symmetry.solver import Operand, Solver, broadcast
+from hypergen.graph.symmetry.unify import unify
 
 
 def scaled_dot_product_attention(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from hypergen.graph.symmetry.axes import Axis, unify
+from hypergen.graph.symmetry.axes import Axis
 from hypergen.graph.symmetry.solver import Operand, Solver, broadcast
+from hypergen.graph.symmetry.unify import unify
 
 
 def linear(solver: Solver, input: Operand, weight: Operand, bias: Operand | None = None) -> list[Axis]:

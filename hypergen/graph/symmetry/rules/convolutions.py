@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypergen.graph.symmetry.axes import Axis, divide, freeze, frozen, inherit, product, unify
+from hypergen.graph.symmetry.axes import Axis, divide, freeze, frozen, inherit, product
 from hypergen.graph.symmetry.rules.contractions import contract
 from hypergen.graph.symmetry.rules.shapes import REARRANGED
 from hypergen.graph.symmetry.solver import Operand, Solver
+from hypergen.graph.symmetry.unify import unify
 
 SPACE = "space"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
 
-from hypergen.graph.symmetry.axes import Axis, divide, find, freeze, frozen, unify
+from hypergen.graph.symmetry.axes import Axis, divide, find, freeze, frozen
 from hypergen.graph.symmetry.rules.shapes import narrow
 from hypergen.graph.symmetry.solver import Operand, Solver, broadcast
+from hypergen.graph.symmetry.unify import unify
 
 INDEXED = "indexed by data"
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypergen.graph.symmetry.axes import Axis, divide, freeze, unify
+from hypergen.graph.symmetry.axes import Axis, divide, freeze
 from hypergen.graph.symmetry.rules.shapes import REARRANGED
 from hypergen.graph.symmetry.solver import Operand, Solver, broadcast
+from hypergen.graph.symmetry.unify import unify
 
 
 def batch_norm(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hypergen.graph.symmetry.axes import Axis, choice, concatenation, cut, divide, freeze, unify
+from hypergen.graph.symmetry.axes import Axis, choice, concatenation, cut, divide, freeze
 from hypergen.graph.symmetry.rules.shapes import REARRANGED
 from hypergen.graph.symmetry.solver import Operand, Solver
+from hypergen.graph.symmetry.unify import unify
 
 
 def _gated(axis: Axis, gates: int) -> Axis:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hypergen.graph.symmetry.axes import Axis, frozen, unify
+from hypergen.graph.symmetry.axes import Axis, frozen
 from hypergen.graph.symmetry.rules.pointwise import pointwise
 from hypergen.graph.symmetry.rules.shapes import pieces
 from hypergen.graph.symmetry.solver import Operand, Solver, broadcast
+from hypergen.graph.symmetry.unify import unify
 
 ORDERED = "computed in order along the axis"
 
@@ -131,8 +132,8 @@ def as_complex(solver: Solver, input: Operand) -> list[Axis]:
 
 
 RULES: dict[str, Any] = {
-    **dict.fromkeys("mean prod amax amin var std any all logsumexp nansum nanmean var_mean std_mean count_nonzero".split(),
-                    reduction),
+    **dict.fromkeys("mean prod amax amin var std any all logsumexp nansum nanmean".split(), reduction),
+    **dict.fromkeys(("var_mean", "std_mean", "count_nonzero"), reduction),
     "sum": sum_, "max": extremum, "min": extremum, "argmax": located, "argmin": located, "median": located,
     "norm": norm, "linalg_vector_norm": norm, "linalg_norm": norm,
     "softmax": softmax, "log_softmax": softmax, "softmin": softmax, "normalize": normalize,

@@ -16,9 +16,9 @@ from hypergen.graph.symmetry.axes import (
     frozen,
     product,
     restrict,
-    unify,
 )
 from hypergen.graph.symmetry.solver import Operand, Solver
+from hypergen.graph.symmetry.unify import unify
 
 _FEW = 8
 REARRANGED = "rearranged in a way that does not follow its structure"
@@ -255,9 +255,8 @@ def pixel_unshuffle(solver: Solver, input: Operand, downscale_factor: int) -> li
 
 
 RULES: dict[str, Any] = {
-    **dict.fromkeys(
-        "reshape view flatten unflatten squeeze unsqueeze view_as reshape_as ravel atleast_1d atleast_2d".split(), reshape
-    ),
+    **dict.fromkeys("reshape view flatten unflatten squeeze unsqueeze view_as reshape_as ravel".split(), reshape),
+    **dict.fromkeys(("atleast_1d", "atleast_2d"), reshape),
     "permute": permute,
     "transpose": transpose, "swapdims": transpose, "swapaxes": _swapaxes,
     "t": reverse, "T": reverse, "mT": transpose_last, "mH": transpose_last, "adjoint": transpose_last, "H": reverse,
