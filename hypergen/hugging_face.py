@@ -196,6 +196,13 @@ def _consistent(config: dict[str, Any], text_width: int = 0) -> dict[str, Any]:
         config["num_attention_heads"] = max(n for n in range(1, heads + 1) if width % n == 0)
     if type(width) is type(heads) is int and "head_dim" in config and config["head_dim"] is None:
         config["head_dim"] = width // config["num_attention_heads"]
+    if "num_key_value_heads" in config and config["num_key_value_heads"] is None and type(heads) is int:
+        config["num_key_value_heads"] = config["num_attention_heads"]
+    kinds = config.get("layer_types") or ()
+    if "sliding_attention" in kinds and "sliding_window" in config:
+        config["sliding_window"] = config["sliding_window"] or 8
+    if kinds and set(kinds) == {"mamba"}:  # the caches of hybrids count on attention in some layer
+        config["layer_types"] = [*kinds[:-1], "attention"]
     rope = config.get("rope_parameters")
     if isinstance(rope, dict) and "rope_type" in rope and type(width) is type(heads) is int:
         # How many rotations tell time, row and column. What the models take by default fits default heads only.
@@ -258,6 +265,8 @@ def _value(name: str, value: Any, scale: int, fewer_heads: int) -> Any:
         return 1
     if kind == "head_width":
         return max(2, value // (scale // fewer_heads))
+    if scale == 1:
+        return value
     # Multiples of 4, which grouped matrix products ask for.
     return max(_NARROWEST, -(-value // (4 * scale)) * 4) if kind == "width" and value > _NARROWEST else value
 
