@@ -135,7 +135,7 @@ def _latents(facts: Facts) -> Tensor:
 
 def _inputs(facts: Facts) -> Any:
     """What the encoder of a pair takes; else vectors."""
-    encoder = getattr(facts.model, "encoder", None)
+    encoder: Any = getattr(facts.model, "encoder", None)
     if hasattr(encoder, "main_input_name"):
         return EXAMPLES[encoder.main_input_name](Facts(encoder))
     return _floats(1, facts.length, facts.number("d_model", "hidden_size", default=768))
