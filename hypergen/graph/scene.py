@@ -180,7 +180,7 @@ def _lines(texts: list[str]) -> list[str]:
     lines: list[str] = []
     for text in texts:
         if lines and len(lines[-1]) + len(text) < _LONGEST_LABEL:
-            lines[-1] += f"   {text}"
+            lines[-1] += f", {text}"
         else:
             lines.append(text)
     return lines

@@ -39,7 +39,7 @@ def test_svg_is_well_formed(graph, tmp_path):
     root = ElementTree.parse(tmp_path / "graph.svg").getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     texts = (tmp_path / "graph.svg").read_text()
-    for words in ("conv2d", "batch_norm", "weight 3×3×3×3   bias 3", "1×6×8×8"):
+    for words in ("conv2d", "batch_norm", "weight 3×3×3×3, bias 3", "1×6×8×8"):
         assert words in texts
 
 

@@ -126,7 +126,7 @@ def test_nodes_and_folded_blocks_are_shown(show, graph):
     page = show(graph)
     assert len(page.labels) == 2 + 5  # input, stem, and one of six blocks
     assert "× 6" in page.texts(".frame text") and "blocks.0 … 5" in page.texts(".frame text")
-    assert {"weight 16×8   bias 16", "1×16"} <= set(page.texts(".node text"))
+    assert {"weight 16×8, bias 16", "1×16"} <= set(page.texts(".node text"))
     assert page.texts("#legend span") == ["input", "norm", "weights", "arithmetic", "activation"]
 
 
