@@ -63,8 +63,15 @@ _ATTRIBUTES = frozenset(
 _AXES = frozenset(("dim", "dim0", "dim1", "dims", "start_dim", "end_dim"))
 _SPATIAL = frozenset(("stride", "padding", "output_padding", "dilation", "kernel_size", "output_size"))
 _SPATIAL_OP = re.compile(r".*(?:conv|conv_transpose|pool)(\d)d")
-# Views of the transposed tensor that take no arguments.
-_SWAPS = frozenset(("t", "T", "mT", "H", "mH", "adjoint"))
+_RECURRENT = frozenset(("lstm", "gru", "rnn_tanh", "rnn_relu"))
+
+
+def in_order(op: str, func: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments in the order in which an operation has them."""
+    names, _ = _signature(op, func)
+    place = {name: i for i, name in enumerate(names)}
+    keys = sorted(kwargs, key=lambda key: place.get(_SYNONYMS.get(key, key), len(place)))
+    return {key: kwargs[key] for key in keys}
 
 
 def bound_arguments(op: str, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,9 +86,6 @@ def bound_arguments(op: str, func: Any, args: tuple[Any, ...], kwargs: Mapping[s
     for key, value in kwargs.items():
         bound[_SYNONYMS.get(key, key)] = value
     return bound
-
-
-_RECURRENT = frozenset(("lstm", "gru", "rnn_tanh", "rnn_relu"))
 
 
 @cache
@@ -101,14 +105,14 @@ def attributes_of(op: str, bound: Mapping[str, Any], input_rank: int, output_ran
         output_rank: Axes of its (first) output.
     """
     attributes: dict[str, Any] = {}
-    spatial = _SPATIAL_OP.fullmatch(op)
+    spatial = _spatial_axes(op)
     for key, value in bound.items():
         if key not in _ATTRIBUTES or value is None or isinstance(value, Tensor):
             continue
         if key in _AXES:
             value = _from_the_front(value, output_rank if op in ("stack", "unsqueeze") else input_rank)
         elif spatial and key in _SPATIAL:
-            value = _per_axis(value, int(spatial[1]))
+            value = _per_axis(value, spatial)
         elif isinstance(value, list):
             value = tuple(value)
         attributes[key] = value
@@ -120,6 +124,13 @@ def attributes_of(op: str, bound: Mapping[str, Any], input_rank: int, output_ran
     if op == "multi_head_attention" and attributes.get("num_heads"):
         attributes["head_dim"] = attributes["embed_dim"] // attributes["num_heads"]
     return attributes
+
+
+@cache
+def _spatial_axes(op: str) -> int:
+    """How many axes a convolution or pooling moves along; 0 for other operations."""
+    match = _SPATIAL_OP.fullmatch(op)
+    return int(match[1]) if match else 0
 
 
 def _from_the_front(axes: Any, rank: int) -> Any:

@@ -14,7 +14,7 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from hypergen.graph.arguments import attributes_of, bound_arguments, role_names
+from hypergen.graph.arguments import attributes_of, bound_arguments, in_order, role_names
 from hypergen.graph.attention import fold_attention
 from hypergen.graph.calls import CallLog
 from hypergen.graph.computational_graph import ComputationalGraph, OpNode, edge_tensor
@@ -255,6 +255,9 @@ class Recorder(TorchFunctionMode):
         inputs: list[Tensor],
         outputs: list[Tensor],
     ) -> None:
+        if len(kwargs) > 1:
+            kwargs = in_order(op, func, kwargs)
+            inputs = tensors_in((args, kwargs))
         overwrites = op in OVERWRITING
         if op in FIRST_OPERAND_OPS:
             inputs = inputs[:1]

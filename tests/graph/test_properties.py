@@ -222,6 +222,14 @@ def test_attributes_do_not_depend_on_how_arguments_are_given(op):
     assert all(node.parameters == nodes[0].parameters for node in nodes)
 
 
+def test_the_order_of_keyword_arguments_does_not_matter():
+    def forward(self, q, k, v):
+        return torch.sub(other=F.scaled_dot_product_attention(value=v, key=k, query=q), input=q)
+
+    graph = trace(Net(forward), (torch.zeros(2, 5, 4),) * 3)
+    assert graph.edges.t().tolist() == [[0, 3], [1, 3], [2, 3], [0, 4], [3, 4]]
+
+
 # Vocabulary
 
 
