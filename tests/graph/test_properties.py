@@ -230,6 +230,34 @@ def test_the_order_of_keyword_arguments_does_not_matter():
     assert graph.edges.t().tolist() == [[0, 3], [1, 3], [2, 3], [0, 4], [3, 4]]
 
 
+# Outputs
+
+
+class Result:
+    def __init__(self, hidden, logits):
+        self.hidden, self.logits, self.name = hidden, logits, "result"
+
+
+def test_outputs_are_found_in_objects_of_the_network_and_in_contracted_graphs():
+    def forward(self, x):
+        hidden = self.first(x)
+        return Result(hidden.flatten().view(-1, 3), self.last(hidden.relu()))
+
+    graph = trace(Net(forward, first=nn.Linear(6, 6), last=nn.Linear(6, 2)), torch.zeros(2, 6))
+    assert [graph.nodes[i].op for i in graph.outputs] == ["reshape", "linear"]
+    contracted = graph.without(["flatten", "reshape"])
+    assert [contracted.nodes[i].parameters["weight"] for i in contracted.outputs] == ["first.weight", "last.weight"]
+
+
+def test_nothing_is_left_out_where_the_outputs_are_not_known():
+    def forward(self, x):
+        self.kept = (x * 2).exp()
+
+    graph = trace(Net(forward), torch.zeros(2, 6))
+    assert [node.op for node in graph.nodes] == ["input", "mul", "exp"]
+    assert graph.outputs == () and violations(graph) == []
+
+
 # Vocabulary
 
 
