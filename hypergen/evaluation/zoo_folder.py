@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from hypergen.architectures import Architecture
 from hypergen.errors import HypergenError
 from hypergen.evaluation.image_data import HasTensors
-from hypergen.evaluation.zoo_data import Checkpoints, Stacked
+from hypergen.evaluation.zoo_data import Checkpoints, Cost, Stacked
 from hypergen.evaluation.zoo_finetuning import FinetuningProtocol
 from hypergen.evaluation.zoo_problem import StackedClassification
 from hypergen.evaluation.zoo_protocol import Prompts, ZooEvaluation, evaluate_zoo_generator
@@ -30,7 +30,9 @@ def evaluate_on_zoo(
     *,
     samples: int = 4,
     seed: int = 0,
+    cost: Cost | None = None,
     finetuning: FinetuningProtocol | None = None,
+    aims: Mapping[str, float] | None = None,
     name: str = "zoo",
 ) -> ZooEvaluation:
     """Evaluate a generator on the tasks and runs that a zoo holds out; see :func:`evaluate_zoo_generator`.
@@ -44,7 +46,9 @@ def evaluate_on_zoo(
         data: What its networks classify.
         samples: Networks per condition.
         seed: Of everything random.
+        cost: Of the generator and the zoo.
         finetuning: The settings of training from generated networks.
+        aims: By figure.
         name: Of the results.
 
     Raises:
@@ -58,10 +62,9 @@ def evaluate_on_zoo(
             f"{' and '.join(_KINDS)}. Evaluate it by `hypergen.evaluation.zoo_protocol.evaluate_zoo_generator`."
         )
     architecture = _architecture(zoo)
-    last = zoo.last()
-    train = _both(last, "train", "train")
-    held_out = {"task": last.split("test", by="task")} if zoo.tasks else {}
-    held_out["run"] = _both(last, "train", "test")
+    train = training_part(zoo)
+    held_out = {"task": zoo.last().split("test", by="task")} if zoo.tasks else {}
+    held_out["run"] = _runs(zoo, "test")
     held_out = {split: part for split, part in held_out.items() if len(part)}
     if not len(train) or not held_out:
         raise HypergenError("The zoo has no training runs, or holds out no task and no run. Build it with splits.")
@@ -102,7 +105,9 @@ def evaluate_on_zoo(
         samples=samples,
         seed=seed,
         prompts=prompts,
+        cost=cost,
         finetuning=finetuning,
+        aims=aims,
         name=name,
         details={"conditions": list(kinds)},
     )
@@ -118,10 +123,25 @@ def _architecture(zoo: Zoo) -> Architecture:
     return Architecture.from_json(described)
 
 
-def _both(zoo: Zoo, task: Any, run: Any) -> Zoo:
-    """The networks of a split by task and a split by run; a zoo without tasks is not split by them."""
-    part = zoo.split(run, by="run")
-    return part.split(task, by="task") if zoo.tasks else part
+def training_part(zoo: Zoo) -> Zoo:
+    """The last checkpoint of each run that is for training, by task and by run."""
+    return _runs(zoo, "train")
+
+
+def conditions_of(part: Zoo, kinds: Sequence[str]) -> list[dict[str, object]]:
+    """What each network of a zoo was trained for: code, the labels of its task, and metric, its validation loss."""
+    columns: dict[str, list[Any]] = {}
+    if "code" in kinds:
+        columns["code"] = [part.tasks[task]["labels"] for task in part.column("task")]
+    if "metric" in kinds:
+        columns["metric"] = part.column("validation.loss")
+    return [{kind: values[row] for kind, values in columns.items()} for row in range(len(part))]
+
+
+def _runs(zoo: Zoo, split: Any) -> Zoo:
+    """Runs of a split on training tasks; a zoo without tasks is not split by them."""
+    part = zoo.last().split(split, by="run")
+    return part.split("train", by="task") if zoo.tasks else part
 
 
 def _checkpoints(part: Zoo, zoo: Zoo, kinds: Sequence[str]) -> Checkpoints:
