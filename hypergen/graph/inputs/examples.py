@@ -179,6 +179,8 @@ EXAMPLES: dict[str, Callable[[Facts], Any]] = {
     "entity_ids": lambda facts: torch.tensor([[1, 2]]),
     "entity_position_ids": _entity_position_ids,
     "task_inputs": lambda facts: facts.tokens(facts.number("task_seq_len", default=77)),
+    "protein_input_ids": lambda facts: facts.tokens()[:, :-1] % 20 + 4,
+    "protein_attention_mask": lambda facts: torch.ones(1, facts.length - 1, dtype=torch.int64),
     "inputs_embeds": lambda facts: _floats(1, facts.length, facts.number("hidden_size", default=768)),
     "query_embeds": lambda facts: _floats(1, 4, facts.number("hidden_size", default=768)),
     "classes_input_ids": lambda facts: facts.tokens().expand(2, -1),

@@ -38,7 +38,8 @@ class Facts:
         self.audio = self._tower("audio", bool({"input_features", "input_values"} & set(self.main)))
 
     def _tower(self, kind: str, itself: bool) -> Any:
-        for config in (self.config, getattr(self.config, "thinker_config", None)):
+        wrapped = (getattr(self.config, name, None) for name in ("thinker_config", "vlm_config"))
+        for config in (self.config, *wrapped):
             for name in _TOWERS[kind].split():
                 part = getattr(config, name, None)
                 if part is not None and hasattr(part, "to_dict"):

@@ -28,7 +28,8 @@ _COMPANIONS = {
         pixel_position_ids image_position_ids pixel_attention_mask high_res_pixel_values""".split(),
     "pixel_values_videos": ["video_grid_thw"],
     "input_features": ["input_features_mask", "feature_attention_mask", "attention_mask"],
-    "input_ids": ["bbox", "visual_feats", "visual_pos", "global_attention_mask"],
+    "input_ids": """bbox visual_feats visual_pos global_attention_mask entity_ids entity_position_ids protein_input_ids
+        protein_attention_mask""".split(),
     "states": ["actions", "rewards", "returns_to_go", "timesteps"],
     "query_embeds": ["encoder_hidden_states"],
 }
@@ -92,11 +93,17 @@ def _example(facts: Facts, name: str) -> Any:
     return EXAMPLES[name](facts)
 
 
+def _wrapped(facts: Facts, names: tuple[str, ...]) -> Any:
+    """What the configuration of a wrapped model tells."""
+    config = getattr(facts.config, "vlm_config", None)
+    return next((value for value in (getattr(config, name, None) for name in names) if value is not None), None)
+
+
 def _add_placeholders(facts: Facts, arguments: dict[str, Any]) -> None:
     """Put as many tokens into the prompt as the towers make vectors of what is shown beside it."""
     prompt, kinds = arguments["input_ids"], torch.zeros_like(arguments["input_ids"])
     for method, sense, token_names, kind in _PLACEHOLDERS:
-        token = facts.tell(*token_names, among="config text")
+        token = facts.tell(*token_names, among="config text") or _wrapped(facts, token_names)
         owner = next((module for module in facts.model.modules() if hasattr(module, method)), None)
         if sense not in arguments or type(token) is not int or owner is None or prompt.dim() != 2:
             continue
