@@ -154,7 +154,7 @@ class AutoregressiveGenerator(ZooGenerator):
         return self.statistics.decode(number, self.tokens_of(self.quantizer.codebook[codes], positions))
 
     def _prefix(self, positions: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """What comes before the first code, ``[networks, 1, width]``; where each stands, ``[networks, codes, width]``."""
+        """What precedes the first code, ``[networks, 1, width]``; each one's place, ``[networks, codes, width]``."""
         features = self.positions(positions)
         prefix = condition[:, None] + features.mean(0)
         places = features[:, None] + self.places.weight
