@@ -28,18 +28,21 @@ def make_folder(folder: Path) -> Path:
         CheckpointError: The folder holds something else, or cannot be made.
     """
     file = folder / DESCRIPTION
-    if file.exists():
-        return check_folder(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(
-            f"{str(folder)!r} is neither a zoo (it has no {DESCRIPTION}) nor an empty folder. Name another folder."
-        )
+    if not file.exists():
+        # A draft of the description is all that a writer leaves that was killed before there was a zoo.
+        if folder.exists() and (
+            not folder.is_dir() or any(not path.name.startswith(f".{DESCRIPTION}.") for path in folder.iterdir())
+        ):
+            raise CheckpointError(
+                f"{str(folder)!r} is neither a zoo (it has no {DESCRIPTION}) nor an empty folder. Name another folder."
+            )
+        write_json(file, {"format": "hypergen zoo", "version": VERSION})
+    check_folder(folder)
     try:
         for name in (SHARDS, LAYOUTS, TASKS, BASE):
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f"The folder {str(folder)!r} cannot be made: {error}. Name another one.") from error
-    write_json(file, {"format": "hypergen zoo", "version": VERSION})
+        raise CheckpointError(f"{str(folder)!r} cannot be written: {error}. Name another folder.") from error
     return folder
 
 

@@ -69,6 +69,7 @@ class ZooWriter:
         self.layouts = read_layouts(self.folder)
         rows = read_all_rows(self.folder)
         self._uids = set(rows["uid"].to_pylist())
+        self._shards = sum(1 for _ in (self.folder / SHARDS).glob("[!.]*.safetensors"))
         self._split_of_run = dict(zip(rows["run"].to_pylist(), rows["split_run"].to_pylist(), strict=True))
         self._gathered: dict[str, list[tuple[dict[str, Tensor], list[dict[str, Any]]]]] = {}
         self._bytes: dict[str, int] = {}
@@ -268,10 +269,10 @@ class ZooWriter:
     def _flush(self, layout_id: str) -> None:
         parts = self._gathered[layout_id]
         keys = [entry.key for entry in self.layouts[layout_id].stored]
-        # One at a time leaves its parts at once, so that two copies of everything are never in memory.
         stacked = {key: torch.cat([part[key] for part, _ in parts]) for key in keys}
         rows = [row for _, gathered in parts for row in gathered]
-        name = f"{layout_id}-{uuid.uuid4().hex[:12]}.safetensors"
+        # In the order in which they were written; the random part tells writers apart that are at it together.
+        name = f"{self._shards:06d}-{uuid.uuid4().hex[:8]}.safetensors"
         in_bytes = [row_bytes(stacked[key]) for key in sorted(stacked)]
         finite = torch.ones(len(rows), dtype=torch.bool)
         for value in stacked.values():
@@ -280,6 +281,7 @@ class ZooWriter:
         for i, row in enumerate(rows):
             row |= {"finite": bool(finite[i]), "sha256": _sha256(in_bytes, i), "shard": name, "row": i}
         write_shard(self.folder / SHARDS / name, stacked, rows)
+        self._shards += 1
         del self._gathered[layout_id], self._bytes[layout_id]
 
     def _add_base(self, layout: Layout, state: Mapping[str, Tensor], check: bool = True) -> None:

@@ -314,6 +314,8 @@ def test_what_is_no_zoo_is_said_to_be_none(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(CheckpointError, match="neither a zoo"):
         ZooWriter(tmp_path)
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo/.zoo.json.123").write_text("{")  # left by a writer that was killed at once
     ZooWriter(tmp_path / "zoo").close()
     (tmp_path / "zoo" / "zoo.json").write_text(json.dumps({"format": "hypergen zoo", "version": 2}))
     with pytest.raises(CheckpointError, match="version 2; .* Upgrade"):
