@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
+from torch import nn
 
 import hypergen
 from benchmarks.symmetry_cases import SUITES, cases
@@ -69,7 +70,7 @@ def verify(case: Case) -> Verified:
     result = Verified(case.name)
     try:
         torch.manual_seed(0)
-        model = case.build().eval()
+        model = _with_values(case.build()).eval()
         size = sum(parameter.numel() for parameter in model.parameters())
         if size > _MOST_PARAMETERS:
             result.skipped = f"{size / 1e6:.0f} million parameters"
@@ -124,6 +125,13 @@ def sweep(suite: str, chosen: Sequence[Case], limit: float) -> Iterator[Verified
         if result.unsupported:
             print(f"no rule {name}: {', '.join(result.unsupported)}", flush=True)
         yield result
+
+
+def _with_values(model: nn.Module) -> nn.Module:
+    """A network that was built on the meta device once more: its buffers are needed."""
+    if not any(tensor.is_meta for tensor in model.state_dict(keep_vars=True).values()):
+        return model
+    return type(model)(model.config)
 
 
 def _in_fork(case: Case, limit: float) -> Verified:

@@ -232,6 +232,8 @@ class Recorder(TorchFunctionMode):
         if op == "set_data":
             self.origins[id(inputs[0])] = self._origin(inputs[1])
             self.log.values[id(inputs[0])] = self.log.value(inputs[1])
+        elif op in _READS:
+            self.log.add(func, op, args, kwargs, [])
         elif outputs:
             self.log.add(func, op, args, kwargs, outputs)
             self._record(func, op, args, kwargs, inputs, outputs)
@@ -351,6 +353,8 @@ class Recorder(TorchFunctionMode):
 
 _FACTORIES = _device_constructors()
 _NO_VALUES = nullcontext()
+# What hands values to Python, on which everything may depend.
+_READS = frozenset(("item", "tolist", "numpy", "array", "equal", "allclose", "index"))
 _MOVES = frozenset(("cpu", "cuda", "xpu", "mps"))
 _LEAVES = frozenset(("tolist", "numpy", "array"))  # PyTorch for Python's or NumPy's numbers
 

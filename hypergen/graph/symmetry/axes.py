@@ -117,6 +117,8 @@ def product(axes: Sequence[Axis]) -> Axis:
         return flat[0]
     if not flat:
         return Axis(math.prod(axis.size for axis in axes))
+    for number, factor in enumerate(flat):
+        inherit(factor, flat[:number])
     return _structured(Product(tuple(flat)), math.prod(axis.size for axis in flat))
 
 
@@ -284,11 +286,10 @@ def restrict(axis: Axis, whole: Axis, piece: Axis) -> Axis:
         if parent is None:
             return axis
         others, places = axis.parents - {parent}, segments(parent)
-        options = tuple(
-            Axis(axis.size, parents={place, *others, *(restrict(other, parent, place) for other in others)})
-            for place in places
-        )
+        options = tuple(Axis(axis.size, parents={place, *others}) for place in places)
         axis.structure = Choice(tuple(places), options)
+        for option, place in zip(options, places, strict=True):
+            option.parents.update([restrict(other, parent, place) for other in others])
         return restrict(axis, whole, piece)
     if isinstance(structure, Choice):
         wanted = {id(segment) for segment in segments(piece)}

@@ -218,8 +218,8 @@ def _closed(allowed: dict[Axis, set[Axis]]) -> dict[Axis, set[Axis]]:
     changed = True
     while changed:
         changed = False
-        for leaf, parents in allowed.items():
-            for parent in list(parents):
+        for leaf, parents in sorted(allowed.items(), key=lambda item: item[0].number):
+            for parent in sorted(parents, key=lambda axis: axis.number):
                 if not allowed.get(parent, set()) <= parents or reaches(parent, leaf, set()):
                     parents.discard(parent)
                     changed = True

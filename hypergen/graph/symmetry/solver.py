@@ -63,7 +63,7 @@ class Solver:
         """Read all calls."""
         from hypergen.graph.symmetry.rules import RULES
 
-        for call in self.calls.calls:
+        for call in self._live_calls():
             self.outputs = call.shapes
             rule = RULES.get(call.op)
             results = self._apply(rule, call) if rule else None
@@ -76,6 +76,23 @@ class Solver:
                 else:
                     self._set(value, axes)
         self._freeze([self.calls.outputs[name] for name in self.returned], "an output of the network")
+
+    def _live_calls(self) -> list[Call]:
+        """The calls on which the outputs depend: of others, as of checks of sizes, only shapes are read."""
+        live = {self.calls.outputs[name] for name in self.returned}
+        seen = set(self.calls.shapes)
+        writes = set()
+        for number, call in enumerate(self.calls.calls):
+            if not seen.isdisjoint(call.outputs) or not call.outputs:
+                writes.add(number)
+            seen.update(call.outputs)
+        kept = []
+        for number in range(len(self.calls.calls) - 1, -1, -1):
+            call = self.calls.calls[number]
+            if number in writes or not live.isdisjoint(call.outputs):
+                live.update(values_in((call.args, call.kwargs)))
+                kept.append(call)
+        return kept[::-1]
 
     def _apply(self, rule: Callable[..., Any], call: Call) -> list[list[Axis]] | None:
         try:

@@ -11,7 +11,8 @@ from hypergen.graph.symmetry.unify import unify
 _POINTWISE = """abs absolute neg negative sign sgn exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square reciprocal sin
     cos tan asin acos atan sinh cosh asinh acosh atanh arctan arcsin arccos erf erfc erfinv sigmoid tanh floor ceil
     round trunc frac relu relu6 gelu silu mish elu selu celu leaky_relu rrelu hardtanh hardswish hardsigmoid
-    hardshrink softshrink tanhshrink softplus softsign logsigmoid threshold add sub mul div floor_divide remainder fmod pow
+    hardshrink softshrink tanhshrink softplus softsign logsigmoid threshold add sub mul div floor_divide remainder fmod
+    pow
     float_power rsub maximum minimum fmax fmin atan2 arctan2 hypot lerp addcmul addcdiv clamp clip clamp_min clamp_max
     clamp_max where masked_fill eq ne lt le gt ge equal_to not_equal less less_equal greater greater_equal isnan isinf
     isfinite isposinf isneginf logical_and logical_or logical_xor logical_not and or xor invert bitwise_and bitwise_or
