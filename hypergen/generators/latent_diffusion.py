@@ -31,7 +31,8 @@ class LatentDiffusion(ZooGenerator):
 
     After D2NWG (Soro et al., *Diffusion-Based Neural Network Weights Generation*, 2024, arXiv:2402.18153) and COND
     P-DIFF (Jin et al., *Conditional LoRA Parameter Generation*, 2024, arXiv:2408.01415). Unlike COND P-DIFF, what
-    normalises weights is the same for all tasks.
+    normalises weights is the same for all tasks. A latent says what a network does, for a task or a metric; the decoder
+    writes it for an architecture, which it reads as the computational graph.
 
     Args:
         layouts: Those of the zoo, each a shape by parameter name. Others can be generated only with an embedding of
@@ -89,9 +90,7 @@ class LatentDiffusion(ZooGenerator):
             condition_size, code_size, metric_size, text_buckets, example_size, example_labels, condition_dropout
         )
         self.architecture_encoder = ArchitectureEncoder(architecture_size) if architecture_size else None
-        self.denoiser = LatentDenoiser(
-            latent_size, condition_size + architecture_size, denoiser_hidden, denoiser_layers
-        )
+        self.denoiser = LatentDenoiser(latent_size, condition_size, denoiser_hidden, denoiser_layers)
         self.scheduler = DDPMScheduler(
             num_train_timesteps=num_train_timesteps,
             beta_schedule="squaredcos_cap_v2",
@@ -133,13 +132,15 @@ class LatentDiffusion(ZooGenerator):
         latents = sample_latents(
             self.denoiser,
             self.sampling_scheduler,
-            self.embed_conditions(known, len(conditions), architectures),
+            self.condition_encoder(known, len(conditions)),
             random,
             self.sampling_steps,
-            self.embed_conditions({}, len(conditions), architectures) if guided else None,
+            self.condition_encoder({}, len(conditions)) if guided else None,
             self.guidance_scale,
         )
-        return self.decode(latents, layouts, architectures)[0]
+        own = latents * self.autoencoder.latent_std + self.autoencoder.latent_mean
+        only = torch.zeros(len(own), dtype=torch.int64)
+        return self.network(self.autoencoder.decode(own, layouts, only, architectures), layout)
 
     def read_target(
         self, target: nn.Module | ComputationalGraph, example_inputs: Any = None
@@ -170,45 +171,9 @@ class LatentDiffusion(ZooGenerator):
             return None
         return self.architecture_encoder([graph for graph in graphs if graph is not None])
 
-    def embed_conditions(
-        self, conditions: Mapping[str, Tensor], count: int, architectures: Tensor | None = None
-    ) -> Tensor:
-        """What the denoiser is conditioned on.
-
-        Args:
-            conditions: As the condition encoder collates them.
-            count: Networks.
-            architectures: ``[count or 1, architecture_size]``.
-        """
-        embedded = self.condition_encoder(conditions, count)
-        if architectures is None:
-            return embedded
-        return torch.cat([embedded, architectures.expand(count, -1)], 1)
-
-    def decode(
-        self, latents: Tensor, layouts: LayoutBatch, architectures: Tensor | None, layout: Tensor | None = None
-    ) -> list[dict[str, Tensor]]:
-        """Networks of normalised latents.
-
-        Args:
-            latents: ``[batch, latent_size]``.
-            layouts: The layouts to decode into.
-            architectures: Their embeddings.
-            layout: Which of them each network shall have, ``[batch]``; the first by default.
-
-        Returns:
-            Stacked parameters by name, for each layout.
-        """
-        chosen = torch.zeros(len(latents), dtype=torch.int64, device=latents.device) if layout is None else layout
-        own = latents * self.autoencoder.latent_std + self.autoencoder.latent_mean
-        return self.networks(self.autoencoder.decode(own, layouts, chosen, architectures), layouts, chosen)
-
-    def networks(self, tokens: Tensor, layouts: LayoutBatch, layout: Tensor) -> list[dict[str, Tensor]]:
-        """Tokens in scale, ``[batch, num_tokens, token_size]`` → stacked parameters by name, for each layout."""
-        return [
-            each.decode(tokens[layout == number, : each.num_tokens] * self.autoencoder.scales(each))
-            for number, each in enumerate(layouts.layouts)
-        ]
+    def network(self, tokens: Tensor, layout: WeightTokens) -> dict[str, Tensor]:
+        """Tokens in scale, ``[networks, num_tokens, token_size]`` → stacked parameters by name."""
+        return layout.decode(tokens[:, : layout.num_tokens] * self.autoencoder.scales(layout))
 
     def pipeline(self) -> LatentDiffusionPipeline:
         """The generator as a pipeline of diffusers, which shares its components."""

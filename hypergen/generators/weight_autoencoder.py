@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -20,15 +20,19 @@ class PositionFeatures(nn.Module):
     """What is known about a token before its values: where it stands, and in what architecture.
 
     Shapes:
-        positions ``[layouts, num_tokens, NUM_POSITIONS]``, architecture ``[layouts, architecture_size]`` → ``[layouts, num_tokens, features]``.
+        positions ``[layouts, num_tokens, NUM_POSITIONS]``, architecture ``[layouts, architecture_size]`` →
+        ``[layouts, num_tokens, features]``.
     """
 
     frequencies: Tensor
 
     def __init__(self, features: int, hidden: int, architecture_size: int = 0) -> None:
         super().__init__()
-        # Neighbours must be told apart and far rows still differ: periods from 2 to about 2,000.
-        frequencies = math.pi * torch.logspace(0, -3, _FREQUENCIES)
+        # Neighbouring rows must be told apart and far ones still differ: periods from 2 to about 2,000. Layers have
+        # periods from 12: networks of other depths lie between those that were seen only where nothing turns faster.
+        rows = math.pi * torch.logspace(0, -3, _FREQUENCIES)
+        layers = math.pi / 6 * torch.logspace(0, -1, _FREQUENCIES)
+        frequencies = torch.stack([layers, layers, rows, rows])
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.role = nn.Embedding(len(ROLES), hidden)
         self.place = nn.Linear(2 * _COUNTED * _FREQUENCIES + NUM_POSITIONS - 1 - _COUNTED + architecture_size, hidden)
@@ -43,6 +47,16 @@ class PositionFeatures(nn.Module):
         if architecture is not None:
             parts.append(architecture[..., None, :].expand(*positions.shape[:-1], -1))
         return self.net(self.role(positions[..., 0].long()) + self.place(torch.cat(parts, -1)))
+
+
+def by_layout(function: Callable[[int, Tensor], Tensor], values: Tensor, layout: Tensor) -> Tensor:
+    """Call a function with the number of each layout and the rows of its networks; the results in the rows' order."""
+    numbers = layout.unique().tolist()
+    if len(numbers) == 1:
+        return function(numbers[0], values)
+    rows = [(layout == number).nonzero().flatten() for number in numbers]
+    parts = [function(number, values[own]) for number, own in zip(numbers, rows, strict=True)]
+    return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
 class WeightAutoencoder(ModelMixin, ConfigMixin):
@@ -133,10 +147,16 @@ class WeightAutoencoder(ModelMixin, ConfigMixin):
         Returns:
             Mean ``[batch, latent_size]`` and standard deviation ``[latent_size]``.
         """
-        gate, shift = self.read_positions(layouts.positions)[layout].chunk(2, -1)
-        mask = layouts.mask[layout]
-        read = torch.addcmul(shift, 1 + gate, self.read(tokens)) * mask[..., None]
-        state = read.sum(1) / mask.sum(1, keepdim=True).sqrt()
+        gate, shift = self.read_positions(layouts.positions).chunk(2, -1)
+
+        def read(number: int, own: Tensor) -> Tensor:
+            count = layouts.layouts[number].num_tokens
+            # All tokens at once, by a matrix that the positions make: no state of [batch, num_tokens, hidden].
+            matrix = torch.einsum("th,hs->tsh", 1 + gate[number, :count], self.read.weight).flatten(0, 1)
+            constant = ((1 + gate[number, :count]) * self.read.bias + shift[number, :count]).sum(0)
+            return torch.addmm(constant, own[:, :count].flatten(1), matrix) / count**0.5
+
+        state = by_layout(read, tokens, layout)
         return self.mean(state) + self.deviation(state), self.log_std.exp()
 
     def decode(
@@ -151,10 +171,17 @@ class WeightAutoencoder(ModelMixin, ConfigMixin):
             architectures: The embedding of each layout's architecture, ``[layouts, architecture_size]``.
 
         Returns:
-            ``[batch, num_tokens, token_size]``; padding holds anything.
+            ``[batch, num_tokens, token_size]``; tokens that are padding are 0, values that are hold anything.
         """
-        gate, shift = self.write_positions(layouts.positions, architectures)[layout].chunk(2, -1)
-        return self.write(torch.addcmul(shift, 1 + gate, self.latent(latents)[:, None]))
+        gate, shift = self.write_positions(layouts.positions, architectures).chunk(2, -1)
+
+        def write(number: int, own: Tensor) -> Tensor:
+            count = layouts.layouts[number].num_tokens
+            matrix = torch.einsum("th,sh->hts", 1 + gate[number, :count], self.write.weight).flatten(1)
+            constant = self.write(shift[number, :count]).flatten()
+            return layouts.pad(torch.addmm(constant, own, matrix).unflatten(1, (count, -1)))
+
+        return by_layout(write, self.latent(latents), layout)
 
     @torch.no_grad()
     def measure_latents(self, latents: Tensor) -> None:

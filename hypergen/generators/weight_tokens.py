@@ -152,12 +152,14 @@ class WeightTokens:
         Returns:
             ``[networks, *shape]`` by name.
         """
-        flat = tokens[:, : self.num_tokens].flatten(1)[:, self.index.to(tokens.device)]
-        sizes = [math.prod(shape) for shape in self.shapes.values()]
         stacked = {}
-        for (name, shape), value in zip(self.shapes.items(), flat.split(sizes, 1), strict=True):
+        sizes = [rows * math.ceil(columns / self.token_size) for rows, columns in map(_rows, self.shapes.values())]
+        parts = tokens[:, : self.num_tokens].split(sizes, 1)
+        for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
+            rows, columns = _rows(shape)
+            value = part.reshape(len(part), rows, -1)[..., :columns]
             value = value.exp() if role_of(name, shape) == "running_var" else value
-            stacked[name] = value.reshape(len(flat), *shape)
+            stacked[name] = value.reshape(len(part), *shape)
         return stacked
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hypergen.generators.latent_diffusion import LatentDiffusion
+from hypergen.generators.weight_autoencoder import by_layout
 from hypergen.training.network_batches import TrainingZoo
 
 
@@ -31,17 +32,14 @@ def behaviour_loss(
     return _divergence(_outputs(generator, zoo, tokens, into, inputs), expected)
 
 
-def _outputs(
-    generator: LatentDiffusion, zoo: TrainingZoo, tokens: Tensor, layout: Tensor, inputs: Tensor
-) -> Tensor:
+def _outputs(generator: LatentDiffusion, zoo: TrainingZoo, tokens: Tensor, layout: Tensor, inputs: Tensor) -> Tensor:
     """``[batch, inputs, outputs]``, in the order of the batch."""
-    parts, order = [], []
-    for number, stacked in enumerate(generator.networks(tokens, zoo.layouts, layout)):
-        chosen = (layout == number).nonzero().flatten()
-        if len(chosen):
-            parts.append(zoo.outputs[number](stacked, inputs))
-            order.append(chosen)
-    return torch.cat(parts)[torch.cat(order).argsort()]
+
+    def run(number: int, own: Tensor) -> Tensor:
+        each = zoo.layouts.layouts[number]
+        return zoo.outputs[number](generator.network(own, each), inputs)
+
+    return by_layout(run, tokens, layout)
 
 
 def _divergence(outputs: Tensor, expected: Tensor) -> Tensor:

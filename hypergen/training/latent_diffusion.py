@@ -38,6 +38,7 @@ class LatentDiffusionTraining(pl.LightningModule):
     """
 
     latents: Tensor
+    latent_noise: Tensor
 
     def __init__(
         self,
@@ -82,11 +83,7 @@ class LatentDiffusionTraining(pl.LightningModule):
         times = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), device=clean.device)
         noisy = scheduler.add_noise(clean, noise, times)
         architectures = generator.embed_architectures(zoo.graphs)
-        condition = generator.embed_conditions(
-            {name: value[networks] for name, value in zoo.conditions.items()},
-            len(networks),
-            None if architectures is None else architectures[into],
-        )
+        condition = generator.condition_encoder({name: value[networks] for name, value in zoo.conditions.items()})
         predicted = generator.denoiser(noisy, times, condition)
         denoised = _clean(scheduler, predicted, noisy, times)
         denoising = F.mse_loss(denoised, clean)

@@ -99,14 +99,16 @@ class TrainingZoo:
 
 
 class NetworkBatches(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
-    """Endless batches: networks, the layout that each is decoded into, and probe inputs; as indices.
+    """Endless batches: networks of one layout, the layout that each is decoded into, and probe inputs; as indices.
+
+    A batch has one layout, drawn by its share of the networks: matrices that many networks share are fast.
 
     Args:
         zoo: The networks.
         num_inputs: Probe inputs there are.
         networks_per_step: Networks in a batch.
         inputs_per_step: Probe inputs in a batch.
-        other_layouts: Share of batches that are decoded into layouts drawn at random instead of their own.
+        other_layouts: Share of batches that are decoded into a layout drawn at random instead of their own.
         seed: Of the draws.
     """
 
@@ -130,12 +132,13 @@ class NetworkBatches(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
         random = torch.Generator().manual_seed(self.seed)
         count = len(self.zoo.layouts.layouts)
         while True:
-            networks = torch.randint(len(self.zoo), (self.networks_per_step,), generator=random).sort().values
-            into = self.zoo.layout[networks]
+            own = self.zoo.layout[torch.randint(len(self.zoo), (), generator=random)]
+            there = (self.zoo.layout == own).nonzero().flatten()
+            networks = there[torch.randint(len(there), (self.networks_per_step,), generator=random)]
             if count > 1 and torch.rand((), generator=random) < self.other_layouts:
-                into = torch.randint(count, (len(networks),), generator=random)
+                own = torch.randint(count, (), generator=random)
             inputs = torch.randint(max(self.num_inputs, 1), (self.inputs_per_step,), generator=random)
-            yield networks, into, inputs
+            yield networks, own.expand(len(networks)), inputs
 
 
 def _stacked_call(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor]:

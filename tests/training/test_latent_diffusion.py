@@ -70,7 +70,9 @@ def test_it_learns_networks_of_unseen_codes():
     networks = family(model, CODES)
     seen = torch.tensor([0, 1, 2, 3, 4, 5, 6])
     train = LayoutNetworks(
-        model, {name: value[seen] for name, value in networks.parameters.items()}, [networks.conditions[i] for i in seen]
+        model,
+        {name: value[seen] for name, value in networks.parameters.items()},
+        [networks.conditions[i] for i in seen],
     )
     generator, zoo = read(train)
     fit(WeightAutoencoderTraining(generator, zoo, inputs, steps=150, learning_rate=1e-2, warmup_steps=5), zoo)
@@ -99,9 +101,8 @@ def test_gradients_reach_everything():
         generator.denoiser.leave.weight.normal_()
     first = WeightAutoencoderTraining(generator, zoo, inputs)
     second = LatentDiffusionTraining(generator, zoo, inputs)
-    batch = next(iter(NetworkBatches(zoo, 8, 16, 8, 1.0, seed=0)))
-    assert batch[1].unique().tolist() == [0, 1, 2]
-    own = (batch[0], zoo.layout[batch[0]], batch[2])
+    networks, inputs_of = torch.arange(16), torch.arange(8)
+    batch, own = (networks, torch.arange(16) % 3, inputs_of), (networks, zoo.layout, inputs_of)
     for module in (first, second):
         module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
         for each in (batch, own):
@@ -142,6 +143,16 @@ def test_batches_are_the_same_for_a_seed():
     draws = [next(iter(NetworkBatches(zoo, 8, 16, 8, 0.0, seed=seed))) for seed in (0, 0, 1)]
     assert all(torch.equal(a, b) for a, b in zip(draws[0], draws[1], strict=True))
     assert not torch.equal(draws[0][0], draws[2][0])
+
+
+def test_batches_are_decoded_into_other_layouts_as_often_as_they_shall():
+    _, zoo = read(family(network(4), CODES), family(network(6, 6), CODES), more=[network(5)], architecture_size=4)
+    for share, expected in ((0.0, {True}), (0.5, {True, False})):
+        batches = NetworkBatches(zoo, 8, 16, 8, share, seed=0)
+        draws = [batch for batch, _ in zip(batches, range(64), strict=False)]
+        assert {torch.equal(into, zoo.layout[networks]) for networks, into, _ in draws} == expected
+        assert {int(zoo.layout[networks].unique()) for networks, _, _ in draws} == {0, 1}
+    assert 2 in {int(into.unique()) for _, into, _ in draws}
 
 
 def test_no_networks_are_refused():
