@@ -25,9 +25,34 @@ def everything(level: Level, left=0.0, top=0.0):
     return boxes, pieces
 
 
+def check_wires(level: Level):
+    """Lines begin where something ends; horizontal pieces lie on each other only if the lines share an end."""
+    ends = [wire.corners[-1] for wire in level.wires]
+    for wire in level.wires:
+        x, y = wire.corners[0]
+        at_box = any(
+            box.x - 1 < x < box.x + box.width + 1 and box.y < y < box.y + box.height + 1 for box in level.boxes
+        )
+        assert at_box or y < 1 or any(abs(x - u) + abs(y - v) < 1 for u, v in ends)
+    pieces = [
+        (y, min(x, u), max(x, u), wire)
+        for wire in level.wires
+        for (x, y), (u, v) in pairwise(wire.corners)
+        if abs(y - v) < 0.1 and abs(x - u) > 2
+    ]
+    for i, (y, left, right, wire) in enumerate(pieces):
+        for v, start, end, other in pieces[:i]:
+            related = wire.corners[0] == other.corners[0] or wire.corners[-1] == other.corners[-1]
+            assert related or abs(y - v) > 1 or right <= start + 1 or end <= left + 1
+    for box in level.boxes:
+        if box.level is not None:
+            check_wires(box.level)
+
+
 def check(graph, repeats, wrapped):
     scene = Scene(graph, repeats, wrapped)
     level = scene.level()
+    check_wires(level)
     boxes, pieces = everything(level)
     plain = [places for box, *places in boxes if box.level is None]
     shown = {box.node for box, *_ in boxes if box.level is None}
