@@ -70,6 +70,7 @@ MERGED = {
     "split_with_sizes": "split", "tensor_split": "split",
     "t": "transpose", "T": "transpose", "mT": "transpose", "H": "transpose", "mH": "transpose", "adjoint": "transpose",
     "swapaxes": "transpose", "swapdims": "transpose", "moveaxis": "movedim",
+    "flex_attention": "scaled_dot_product_attention",
     "native_layer_norm": "layer_norm", "native_group_norm": "group_norm", "native_batch_norm": "batch_norm",
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from hypergen.errors import TraceError
 from hypergen.graph.cache import cache_folder, cached
 from hypergen.graph.computational_graph import ComputationalGraph
+from hypergen.graph.flex_attention import flex_attention_anywhere
 from hypergen.graph.inputs import example_arguments
 from hypergen.graph.inventory import Inventory, on_loan, take_inventory
 from hypergen.graph.known_values import KnownValues
@@ -94,7 +95,8 @@ def _climb(model: nn.Module, inventory: Inventory, args: Any, kwargs: Any) -> Co
 
 def _run(model: nn.Module, recorder: Recorder, args: Any, kwargs: Any) -> ComputationalGraph:
     args, kwargs = map_tensors(args, recorder.add_input), map_tensors(kwargs, recorder.add_input)
-    with on_loan(recorder.inventory.modules, recorder.bring, recorder.enter, recorder.leave), recorder:
+    lent = on_loan(recorder.inventory.modules, recorder.bring, recorder.enter, recorder.leave)
+    with flex_attention_anywhere(), lent, recorder:
         result = model(*args, **kwargs)
     return recorder.graph(result)
 

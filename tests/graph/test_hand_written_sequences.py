@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from hypergen.graph import trace
 from tests.graph.hand_written import Net, check, parameter
@@ -158,6 +159,11 @@ def fused(self, q, k, v):
     return F.scaled_dot_product_attention(q, k, v)
 
 
+def flexible(self, q, k, v):
+    causal = create_block_mask(lambda b, h, i, j: i >= j, None, None, 5, 5, device=q.device)
+    return flex_attention(q, k, v, score_mod=lambda score, b, h, i, j: score + (i - j), block_mask=causal)
+
+
 def scaled_scores(self, q, k, v):
     scores = torch.matmul(q, k.transpose(-2, -1)) / math.sqrt(4)
     return torch.matmul(F.dropout(F.softmax(scores, dim=-1), 0.1, self.training), v)
@@ -200,8 +206,8 @@ def equations(self, q, k, v):
 
 
 WAYS = [
-    fused, scaled_scores, scaled_queries, scaled_keys_in_place, causal_mask_of_constants, mask_by_where_and_in_place,
-    soft_capped, stable_softmax, equations,
+    fused, flexible, scaled_scores, scaled_queries, scaled_keys_in_place, causal_mask_of_constants,
+    mask_by_where_and_in_place, soft_capped, stable_softmax, equations,
 ]  # fmt: skip
 
 
