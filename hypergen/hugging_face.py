@@ -247,6 +247,8 @@ def _value(name: str, value: Any, scale: int, fewer_heads: int) -> Any:
     if type(value) is not int or value < 2:
         return value
     kind = _kind(name)
+    if name == "num_kv_shared_layers":  # too few are left to share
+        return 0
     if kind == "token":
         return value if value < _VOCABULARY // 2 else _VOCABULARY // 2 + value % (_VOCABULARY // 2)
     if kind == "vocabulary":
