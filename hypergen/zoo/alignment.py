@@ -84,10 +84,25 @@ def _match(
     matched = dict(stacked)
     if (order == torch.arange(order.shape[1], device=order.device)).all():
         return matched, False
+    return permute_units(matched, group, order), True
+
+
+def permute_units(stacked: Mapping[str, Tensor], group: PermutationGroup, order: Tensor) -> dict[str, Tensor]:
+    """Put the units of a group into another order, of each network its own.
+
+    Args:
+        stacked: [networks, *shape] by parameter.
+        group: Whose units.
+        order: [networks, units]: which unit comes where.
+
+    Returns:
+        [networks, *shape] by parameter; what the networks compute stays the same.
+    """
+    permuted = dict(stacked)
     networks = torch.arange(len(order), device=order.device)[:, None]
     for name, axis in group:
-        matched[name] = matched[name].movedim(axis + 1, 1)[networks, order].movedim(1, axis + 1)
-    return matched, True
+        permuted[name] = permuted[name].movedim(axis + 1, 1)[networks, order].movedim(1, axis + 1)
+    return permuted
 
 
 def _similarity(

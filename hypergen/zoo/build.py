@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from hypergen.errors import TraceError
+from hypergen.graph import trace
 from hypergen.zoo.engines import Engine, LocalEngine
 from hypergen.zoo.folder import read_json, write_json
 from hypergen.zoo.index import uid_of
 from hypergen.zoo.layout import Layout
-from hypergen.zoo.plan import Group, ZooPlan
+from hypergen.zoo.plan import Buildable, Group, ZooPlan
 from hypergen.zoo.progress import Progress
 from hypergen.zoo.stacked import Snapshot, Splits
 from hypergen.zoo.writer import ZooWriter
@@ -91,6 +95,10 @@ def build_zoo(
         steps = [sum(recipe.steps for recipe in group.recipes) for group in groups]
         there = sum(steps) - sum(sum(recipe.steps for recipe in group.recipes) for group in missing)
         splits = {task.name: task.split for task in plan.tasks}
+        layouts = {
+            architecture.name: _layout(architecture, data["train"][0][:1], data_name)
+            for architecture in plan.architectures
+        }
         diverged: list[str] = []
         begun = time.monotonic()
         with Progress(sum(steps), there, shown=progress) as bar:
@@ -99,7 +107,7 @@ def build_zoo(
             )
             for group, snapshot in trained:
                 if snapshot is not None:
-                    _add(writer, group, snapshot, plan, data_name, splits)
+                    _add(writer, group, snapshot, plan, layouts[group.architecture.name], splits)
                     diverged += [group.recipes[network].run for network in snapshot.diverged]
                     bar.measured(group.architecture.name, snapshot)
                     continue
@@ -121,16 +129,12 @@ def _add(
     group: Group,
     snapshot: Snapshot,
     plan: ZooPlan,
-    data_name: str,
+    layout: Layout,
     splits: Mapping[str, Any],
 ) -> None:
     if not snapshot.networks:
         return
     recipes = [group.recipes[network] for network in snapshot.networks]
-    metadata = {"architecture": dict(group.architecture.to_json()), "data": data_name}
-    layout = Layout.of(
-        {key: value[0] for key, value in snapshot.state.items()}, name=group.architecture.name, metadata=metadata
-    )
     columns: dict[str, Any] = {
         "task": [recipe.task for recipe in recipes],
         "init_seed": [recipe.init_seed for recipe in recipes],
@@ -150,6 +154,17 @@ def _add(
         layout=layout,
         columns=columns,
     )
+
+
+def _layout(architecture: Buildable, inputs: Tensor, data_name: str) -> Layout:
+    """The layout of an architecture's checkpoints, with its permutation groups."""
+    network = architecture.build()
+    metadata = {"architecture": dict(architecture.to_json()), "data": data_name}
+    layout = Layout.of(network.state_dict(), name=architecture.name, metadata=metadata)
+    try:
+        return layout.with_groups(trace(network, inputs).symmetry().simple_groups)
+    except TraceError:  # It can be trained all the same.
+        return layout
 
 
 class _Record:

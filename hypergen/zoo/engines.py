@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -109,7 +110,7 @@ class RayEngine:
         if self.workers is not None and not self.address:
             options["num_cpus"] = self.workers
         try:
-            self.ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
+            self.ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, ValueError, RuntimeError, self.ray.exceptions.RayError) as error:
             raise HypergenError(f"Ray could not be started (address {self.address!r}): {error}") from error
 

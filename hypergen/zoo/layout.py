@@ -134,6 +134,32 @@ class Layout:
         return tuple(entry.key for entry in self.entries if not roles or entry.role in roles)
 
     @property
+    def permutation_groups(self) -> tuple[tuple[tuple[str, int], ...], ...]:
+        """The axes (name, dimension) that permute together without changing what a network computes, group by group."""
+        places: dict[int, list[tuple[str, int]]] = {}
+        for entry in self.entries:
+            for axis, group in enumerate(entry.groups):
+                if group is not None:
+                    places.setdefault(group, []).append((entry.key, axis))
+        return tuple(tuple(places[group]) for group in sorted(places))
+
+    def with_groups(self, groups: Iterable[Iterable[tuple[str, int]]]) -> Layout:
+        """The same layout, with the permutation groups written down; names that it does not have are left out.
+
+        Args:
+            groups: For example ``hypergen.trace(model).symmetry().simple_groups``: groups of whole axes. Finer
+                symmetries, such as those of attention heads, are told by the symmetry itself.
+        """
+        of_axis = {place: number for number, group in enumerate(groups) for place in group}
+        return replace(
+            self,
+            entries=tuple(
+                replace(entry, groups=tuple(of_axis.get((entry.key, axis)) for axis in range(len(entry.shape))))
+                for entry in self.entries
+            ),
+        )
+
+    @property
     def stored(self) -> tuple[Entry, ...]:
         """The entries that every checkpoint holds itself: all but the frozen ones."""
         return tuple(entry for entry in self.entries if entry.role != "frozen")

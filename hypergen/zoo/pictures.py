@@ -122,19 +122,19 @@ def map_of(weights: Tensor, zoo: Zoo, metric: str) -> Figure:
     from sklearn.decomposition import PCA
 
     components = PCA(n_components=2, random_state=0)
-    places = components.fit_transform(weights.numpy())
+    across, up = components.fit_transform(weights.numpy()).T
     figure, axes = _canvas(6.4, 5.0)
     tasks = _tasks(zoo)
     if 1 < len(tasks) <= len(_COLOURS):
         for colour, task in zip(_COLOURS, tasks, strict=False):
             own = np.array([name == task for name in zoo.column("task")])
-            axes.scatter(*places[own].T, s=10, color=colour, alpha=0.7, linewidths=0, label=task)
+            axes.scatter(across[own], up[own], s=10, color=colour, alpha=0.7, linewidths=0, label=task)
         axes.legend(title="task", frameon=False, fontsize=8)
     elif metric and all(value is not None for value in zoo.column(metric)):
-        points = axes.scatter(*places.T, s=10, c=zoo.column(metric), cmap="viridis", alpha=0.8, linewidths=0)
+        points = axes.scatter(across, up, s=10, c=zoo.column(metric), cmap="viridis", alpha=0.8, linewidths=0)
         figure.colorbar(points, ax=axes, shrink=0.85, label=metric.replace(".", " "))
     else:
-        axes.scatter(*places.T, s=10, color=_COLOURS[0], alpha=0.7, linewidths=0)
+        axes.scatter(across, up, s=10, color=_COLOURS[0], alpha=0.7, linewidths=0)
     first, second = components.explained_variance_ratio_
     axes.set(xlabel=f"first principal component ({first:.0%})", ylabel=f"second ({second:.0%})")
     axes.set_title(f"The weights of {len(zoo)} networks, each after its last step", loc="left", fontsize=10)

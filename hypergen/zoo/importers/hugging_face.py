@@ -50,7 +50,7 @@ def find(source: Path) -> Iterator[Found]:
         config_name = next((config for config in _CONFIGS if (folder / config).is_file()), None)
         config = _json(folder / config_name) if config_name else {}
         trained = _json(folder / "trainer_state.json") if (folder / "trainer_state.json").is_file() else {}
-        step = int(trained.get("global_step", match[1] if match else 0))
+        step = int(trained.get("global_step") or (match[1] if match else 0))
         adapter = config if config_name == _CONFIGS[0] else {}
         plain = {key: value for key, value in adapter.items() if isinstance(value, (bool, int, float, str))}
         yield Found(
