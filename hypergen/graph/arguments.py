@@ -70,8 +70,7 @@ def in_order(op: str, func: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments in the order in which an operation has them."""
     names, _ = _signature(op, func)
     place = {name: i for i, name in enumerate(names)}
-    keys = sorted(kwargs, key=lambda key: place.get(_SYNONYMS.get(key, key), len(place)))
-    return {key: kwargs[key] for key in keys}
+    return dict(sorted(kwargs.items(), key=lambda item: place.get(_SYNONYMS.get(item[0], item[0]), len(place))))
 
 
 def bound_arguments(op: str, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
