@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import builtins
-import dis
 import enum
 import functools
 import hashlib
 import logging
-import os
 import platform
 import sys
-import sysconfig
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from hypergen.graph.origins import (
+    PURE,
+    file_facts,
+    file_of,
+    imports_of,
+    is_installed,
+    is_known,
+    is_standard,
+    own_code,
+    package_of,
+)
 
 _PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, type(...), range, slice))
 _PRINTED = frozenset((torch.dtype, torch.device, torch.layout, torch.memory_format))
@@ -33,12 +40,6 @@ _SKIPPED = frozenset(
     __annotations_cache__ __firstlineno__ __static_attributes__ __type_params__ __parameters__ __orig_bases__ _abc_impl
     __match_args__ __dataclass_params__ __qualname__ __slots__ __conditional_annotations__""".split()
 )
-# Modules of the standard library that tell nothing about the machine, the time or the disk.
-_PURE = frozenset(
-    """__future__ abc builtins collections contextlib copy dataclasses enum functools inspect itertools logging math
-    numbers operator re string typing types warnings""".split()
-)
-_HOMES = tuple({os.path.realpath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "purelib", "platlib")})
 _MOST_FLOATS, _MOST_VALUES = 2**20, 2**24  # a trace knows the values of no more
 
 
@@ -68,7 +69,7 @@ def fingerprint(model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | No
             foreign language, or a function that looks at the clock; the message says what.
     """
     hasher = _Hasher()
-    hasher.add("hypergen", _own_code(), sys.version, platform.machine(), str(torch.__version__))
+    hasher.add("hypergen", own_code(), sys.version, platform.machine(), str(torch.__version__))
     hasher.add(torch.get_default_dtype(), torch.get_default_device(), torch.is_autocast_enabled())
     hasher.add(torch.backends.mha.get_fastpath_enabled())
     hasher.add(model, *args, **(kwargs or {}))
@@ -226,8 +227,8 @@ class _Hasher:
     def _python_module(self, module: types.ModuleType) -> None:
         name = module.__name__
         file = getattr(module, "__file__", None)
-        if name.split(".")[0] in _PURE or (file and _is_installed(file) and not _is_standard(file)):
-            self._write("package", name, _package(name))
+        if name.split(".")[0] in PURE or (file and is_installed(file) and not is_standard(file)):
+            self._write("package", name, package_of(name))
             return
         raise self._unknown(f"the module {name!r}, whose content is not known")
 
@@ -236,7 +237,7 @@ class _Hasher:
         if owner is not None and not isinstance(owner, (types.ModuleType, type)):
             self.add(owner)
         home = getattr(function, "__module__", None) or ""
-        if home.split(".")[0] not in (*_PURE, "", "torch", "numpy", "_operator", "_functools"):
+        if home.split(".")[0] not in (*PURE, "", "torch", "numpy", "_operator", "_functools"):
             raise self._unknown(f"the function {home}.{function.__name__}")
         self._write("builtin", home, getattr(function, "__qualname__", function.__name__))
 
@@ -253,8 +254,8 @@ class _Hasher:
                 self._write("empty")
         if hasattr(function, "__wrapped__"):
             self._value(function.__wrapped__)
-        if _is_installed(file):
-            self._write(_package(function.__module__), *_file_facts(file))
+        if is_installed(file):
+            self._write(package_of(function.__module__), *file_facts(file))
         else:
             self._code(function.__code__, function.__globals__)
 
@@ -267,17 +268,17 @@ class _Hasher:
                 self._set(constant)
             else:
                 self._value(constant)
-        for name in _imported(code):
-            if name.split(".")[0] not in _PURE and _package(name) == "":
+        for name in imports_of(code):
+            if name.split(".")[0] not in PURE and package_of(name) == "":
                 raise self._unknown(f"the import of {name!r} inside a function")
         attributes = [name for name in code.co_names if name not in names]
         for name in code.co_names:
             if name in names:
                 value = names[name]
                 self._write(name)
-                if isinstance(value, types.ModuleType) and not _is_known(value):
+                if isinstance(value, types.ModuleType) and not is_known(value):
                     found = [getattr(value, attribute) for attribute in attributes if hasattr(value, attribute)]
-                    if any(isinstance(other, types.ModuleType) for other in found) or _is_standard(_file_of(value)):
+                    if any(isinstance(other, types.ModuleType) for other in found) or is_standard(file_of(value)):
                         raise self._unknown(f"the module {value.__name__!r}")
                     self.add(*found)
                 else:
@@ -290,13 +291,13 @@ class _Hasher:
         self._write("class", module, kind.__qualname__)
         if module == "builtins":
             return
-        file = _file_of(sys.modules.get(module))
-        if file and _is_installed(file):
+        file = file_of(sys.modules.get(module))
+        if file and is_installed(file):
             forward = getattr(kind, "forward", None)
-            self._write(_package(module), *_file_facts(file))
+            self._write(package_of(module), *file_facts(file))
             if isinstance(forward, types.FunctionType):  # somebody may have put another one there
                 self._write(forward.__module__, forward.__qualname__, forward.__code__.co_code.hex())
-                if not _is_installed(forward.__code__.co_filename):
+                if not is_installed(forward.__code__.co_filename):
                     self._value(forward)
             # Made while the program ran, as those of parametrisations: the parts are what it is.
             if "<locals>" in kind.__qualname__ or not hasattr(sys.modules[module], kind.__qualname__.split(".")[0]):
@@ -365,56 +366,3 @@ _WRITERS: dict[type, Callable[[_Hasher, Any], None]] = {
     types.FunctionType: _Hasher._function,
     type: _Hasher._class,
 }
-
-
-def _is_known(module: types.ModuleType) -> bool:
-    file = _file_of(module)
-    return module.__name__.split(".")[0] in _PURE or (_is_installed(file) and not _is_standard(file))
-
-
-def _file_of(module: types.ModuleType | None) -> str:
-    return getattr(module, "__file__", None) or ""
-
-
-@lru_cache(maxsize=4096)
-def _is_installed(file: str) -> bool:
-    """Whether a file belongs to an installed package, whose version says what is in it."""
-    return os.path.realpath(file).startswith(_HOMES) or file.startswith("<frozen")
-
-
-@lru_cache(maxsize=4096)
-def _is_standard(file: str) -> bool:
-    return not file or (_is_installed(file) and not any(part.endswith("-packages") for part in Path(file).parts))
-
-
-@lru_cache(maxsize=4096)
-def _package(module: str | None) -> str:
-    """Name and version of the installed package that a module lies in; empty for others."""
-    name = (module or "").split(".")[0]
-    found = sys.modules.get(name)
-    if not found or not _is_installed(_file_of(found)):
-        return ""
-    return f"{name} {getattr(found, '__version__', '')}"
-
-
-def _file_facts(file: str) -> Iterable[int]:
-    """Size and time of a file of a package: somebody may have edited it."""
-    try:
-        status = os.stat(file)
-    except OSError:
-        return ()
-    return status.st_size, status.st_mtime_ns
-
-
-@lru_cache(maxsize=4096)
-def _imported(code: types.CodeType) -> tuple[str, ...]:
-    return tuple(step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME")
-
-
-@lru_cache(maxsize=1)
-def _own_code() -> str:
-    """A hash of the code that traces."""
-    hasher = hashlib.blake2b()
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        hasher.update(file.name.encode() + file.read_bytes())
-    return hasher.hexdigest()
