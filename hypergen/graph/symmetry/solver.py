@@ -10,17 +10,25 @@ from hypergen.graph.symmetry.axes import Axis, freeze, frozen
 from hypergen.graph.symmetry.unify import unify
 
 UNSUPPORTED = "unsupported operation "
+_EXPANSIONS = ("expand", "expand_as", "broadcast_to")
+_CONVERSIONS = ("to", "bool", "contiguous", "clone", "detach")
 # Buffers that follow their channels; all others are part of the architecture.
 _STATISTICS = ("running_mean", "running_var")
 
 
 class Operand:
-    """A tensor that an operation reads: one axis per dimension."""
+    """A tensor that an operation reads: one axis per dimension.
 
-    __slots__ = ("axes",)
+    Attributes:
+        axes: The axes.
+        constant: Dimensions along which the tensor is known to be constant, though they have many indices.
+    """
 
-    def __init__(self, axes: Sequence[Axis]) -> None:
+    __slots__ = ("axes", "constant")
+
+    def __init__(self, axes: Sequence[Axis], constant: frozenset[int] = frozenset()) -> None:
         self.axes = list(axes)
+        self.constant = constant
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,6 +55,7 @@ class Solver:
         self.axes: dict[Value, list[Axis]] = {}
         self.carriers: list[Sequence[Axis]] = []
         self.outputs: Sequence[tuple[int, ...]] = ()
+        self.constant: dict[Value, frozenset[int]] = {}
         free = {*calls.parameters.values()}
         free.update(value for name, value in calls.buffers.items() if name.rsplit(".", 1)[-1] in _STATISTICS)
         given = {value: "an input of the network" for value in calls.inputs}
@@ -75,6 +84,7 @@ class Solver:
                     self._join(self.axes[value], axes)
                 else:
                     self._set(value, axes)
+                    self._note_constant(call, value)
         self._freeze([self.calls.outputs[name] for name in self.returned], "an output of the network")
 
     def _live_calls(self) -> list[Call]:
@@ -108,13 +118,24 @@ class Solver:
 
     def _operand(self, argument: Any, lists: bool = False) -> Any:
         if isinstance(argument, Value):
-            return Operand(self.axes[argument])
+            return Operand(self.axes[argument], self.constant.get(argument, frozenset()))
         if isinstance(argument, (tuple, list)):
             items = [self._operand(item, lists) for item in argument]
             return items if lists and isinstance(argument, list) else tuple(items)
         if isinstance(argument, slice):
             return slice(*(self._operand(a) for a in (argument.start, argument.stop, argument.step)))
         return argument
+
+    def _note_constant(self, call: Call, value: Value) -> None:
+        """Note along which dimensions a mask that was just expanded, or converted after that, is constant."""
+        source = next(iter(values_in(call.args)), None)
+        if call.op in _EXPANSIONS and source is not None:
+            before = [axis.size for axis in self.axes[source]]
+            after = call.shapes[0]
+            before = [1] * (len(after) - len(before)) + before
+            self.constant[value] = frozenset(dim for dim, size in enumerate(after) if before[dim] != size)
+        elif call.op in _CONVERSIONS and source in self.constant:
+            self.constant[value] = self.constant[source]
 
     def _give_up(self, call: Call) -> None:
         reason = UNSUPPORTED + call.op

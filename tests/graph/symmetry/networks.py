@@ -193,6 +193,32 @@ def heads_as_positions():
     return Net(forward, stem=nn.Linear(6, 12), head=nn.Linear(4, 2))
 
 
+def products_of_heads():
+    def forward(self, x):
+        x = self.stem(x).view(2, 3, 4)
+        return self.head((x @ x.transpose(1, 2)).flatten(1))
+
+    return Net(forward, stem=nn.Linear(6, 12), head=nn.Linear(9, 2))
+
+
+def products_of_heads_by_einsum():
+    def forward(self, x):
+        x = self.stem(x).view(2, 3, 4)
+        return self.head(torch.einsum("bhd,bkd->bhk", x, x).flatten(1))
+
+    return Net(forward, stem=nn.Linear(6, 12), head=nn.Linear(9, 2))
+
+
+def scattered_features():
+    """Rows of a second table where the words tell, as images are put among words."""
+
+    def forward(self, words):
+        x = self.table(words)
+        return self.head(x.masked_scatter((words < 4)[..., None].expand_as(x), self.features))
+
+    return Net(forward, table=nn.Embedding(9, 4), features=table(10, 4), head=nn.Linear(4, 2))
+
+
 def softmax_over_heads():
     return Net(
         lambda self, x: self.head(self.stem(x).view(2, 3, 4).softmax(1).flatten(1)),
@@ -295,7 +321,8 @@ NETWORKS = {
     mlp: VECTORS, cnn: IMAGES, resnet: IMAGES, grouped: IMAGES, depthwise: IMAGES, squeeze_excitation: IMAGES,
     dense_net: IMAGES, u_net: IMAGES, vit: IMAGES, packed_attention: TOKENS, grouped_queries: TOKENS,
     tied_language_model: WORDS, lstm: WORDS, gated: VECTORS,
-    heads_as_positions: VECTORS, softmax_over_heads: VECTORS, running_sum_over_heads: VECTORS,
+    heads_as_positions: VECTORS, products_of_heads: VECTORS, products_of_heads_by_einsum: VECTORS,
+    scattered_features: WORDS, softmax_over_heads: VECTORS, running_sum_over_heads: VECTORS,
     shared_within_heads: TOKENS, shifted_channels: IMAGES, two_factorisations: VECTORS, written_in_place: VECTORS,
     written_through_a_view: VECTORS, sorted_channels: VECTORS, without_a_rule: VECTORS, norm_of_queries: TOKENS,
     weight_normalised: VECTORS, einsum: TOKENS, two_blocks_in_one: IMAGES,

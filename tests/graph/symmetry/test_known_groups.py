@@ -154,6 +154,24 @@ EXPECTED = {
         "head.weight": "2 a",
         "head.bias": "2",
     },
+    networks.products_of_heads: {
+        "stem.weight": "(a3*b4) 6",
+        "stem.bias": "(a*b)",
+        "head.weight": "2 (a*a)",
+        "head.bias": "2",
+    },
+    networks.products_of_heads_by_einsum: {
+        "stem.weight": "(a3*b4) 6",
+        "stem.bias": "(a*b)",
+        "head.weight": "2 (a*a)",
+        "head.bias": "2",
+    },
+    networks.scattered_features: {
+        "features": "10 a4",
+        "table.weight": "9 a",
+        "head.weight": "2 a",
+        "head.bias": "2",
+    },
     networks.softmax_over_heads: {
         "stem.weight": "(a3*b4) 6",
         "stem.bias": "(a*b)",

@@ -141,6 +141,17 @@ def index_add(solver: Solver, input: Operand, dim: int, index: Operand, source: 
     return input.axes
 
 
+def masked_scatter(solver: Solver, input: Operand, mask: Operand, source: Operand) -> list[Axis]:
+    """Rows of a tensor put where a mask tells, the same for all features."""
+    same_for_all = mask.dim() - 1 in mask.constant or mask.axes[-1].size == 1
+    if input.dim() < 2 or source.shape[-1:] != input.shape[-1:] or not same_for_all:
+        raise ValueError
+    unify(input.axes[-1], source.axes[-1])
+    for tensor in (input, mask, source):
+        solver.mix(tensor, range(tensor.dim() - 1), INDEXED)
+    return input.axes
+
+
 def _along(one: Operand, other: Operand, dim: int) -> None:
     for place, (a, b) in enumerate(zip(one.axes, other.axes, strict=True)):
         if place == dim:
@@ -181,5 +192,6 @@ RULES: dict[str, Any] = {
     "index_select": index_select, "gather": gather, "take_along_dim": gather,
     "scatter": scatter, "scatter_add": scatter, "scatter_reduce": scatter,
     "index_add": index_add, "index_copy": index_add, "index_fill": index_add,
+    "masked_scatter": masked_scatter,
     "topk": topk, "sort": ordered, "argsort": ordered, "one_hot": one_hot,
 }  # fmt: skip

@@ -120,6 +120,14 @@ def fourier_1d(solver: Solver, input: Operand, n: Any = None, dim: int = -1, *_:
     return fourier(solver, input, dim=dim)
 
 
+def meshgrid(solver: Solver, *tensors: Any, indexing: str = "ij") -> list[list[Axis]]:
+    """Coordinates of a grid."""
+    tensors = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], tuple) else tensors
+    for tensor in tensors:
+        solver.mix(tensor, range(tensor.dim()), "coordinates of a grid")
+    return [[frozen(size, "coordinates of a grid") for size in shape] for shape in solver.outputs]
+
+
 def as_real(solver: Solver, input: Operand) -> list[Axis]:
     """A new axis of the real and the imaginary part."""
     return [*input.axes, frozen(2, "real and imaginary part")]
@@ -143,5 +151,6 @@ RULES: dict[str, Any] = {
     **dict.fromkeys("fft_rfft2 fft_irfft2 fft_fft2 fft_ifft2".split(), fourier),
     **dict.fromkeys("fft_fftn fft_ifftn fft_rfftn fft_irfftn".split(), fourier_all),
     **dict.fromkeys("fft_fft fft_ifft fft_rfft fft_irfft".split(), fourier_1d),
+    "meshgrid": meshgrid,
     "view_as_real": as_real, "view_as_complex": as_complex,
 }  # fmt: skip
