@@ -103,13 +103,13 @@ def distances(weights: Tensor, zoo: Zoo, metric: str) -> Figure:
     between = torch.cdist(weights[order], weights[order])
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     matrix, histogram = figure.subplots(1, 2, width_ratios=(1.15, 1))
-    picture = matrix.imshow(between, cmap="viridis", interpolation="nearest")
+    picture = matrix.imshow(between.numpy(), cmap="viridis", interpolation="nearest")
     figure.colorbar(picture, ax=matrix, shrink=0.85, label="L2 distance of weights")
     matrix.set(xlabel="network", ylabel="network")
     by = [word for word, there in (("task", _tasks(zoo)), (metric.replace(".", " "), metric)) if there]
     matrix.set_title(f"{len(zoo)} networks{' by ' + ', then '.join(by) if by else ''}", loc="left", fontsize=10)
     above = between[tuple(torch.triu_indices(len(order), len(order), 1))]
-    histogram.hist(above, bins=60, color=_COLOURS[0])
+    histogram.hist(above.numpy(), bins=60, color=_COLOURS[0])
     histogram.axvline(weights.norm(dim=1).median(), color="#555555", lw=1, ls=(0, (4, 3)), label="median norm")
     histogram.set(xlabel="L2 distance of a pair", ylabel="pairs")
     histogram.spines[["top", "right"]].set_visible(False)
