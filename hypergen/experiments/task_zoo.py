@@ -82,7 +82,7 @@ class Learner:
 
 @dataclass(frozen=True)
 class TaskZoo:
-    """Perceptrons with one logit for binary relabellings of images.
+    """Perceptrons for tasks on images: binary relabellings, with one logit, or the images' own classes.
 
     Args:
         output: The folder of the experiment.
@@ -90,6 +90,7 @@ class TaskZoo:
         data: The images.
         plan: Makes the plan of a zoo from architectures, tasks and seeds.
         trainer: Makes a trainer.
+        condition: The kind of condition: ``"code"``, or ``"metric"`` for the images' own classes.
     """
 
     output: str
@@ -97,18 +98,21 @@ class TaskZoo:
     data: ImageDataModule
     plan: Callable[..., ZooPlan]
     trainer: Callable[..., pl.Trainer]
+    condition: str = "code"
 
     def architecture(self, widths: Sequence[int]) -> Architecture:
         """A perceptron with these hidden layers."""
         sizes: dict[str, Any] = {"image_size": self.data.image_size, "channels": self.data.channels}
-        return Architecture("mlp", {**sizes, "num_classes": 1, "widths": list(widths), "norm": "none"})
+        outputs = 1 if self.condition == "code" else self.data.num_classes
+        return Architecture("mlp", {**sizes, "num_classes": outputs, "widths": list(widths), "norm": "none"})
 
     def problem(self, widths: Sequence[int]) -> StackedClassification:
         """What networks with these hidden layers are for."""
         architecture = self.architecture(widths)
         splits = {split: self.data.tensors(split) for split in SPLITS}
         groups = permutation_groups(architecture, self.data)
-        return StackedClassification(architecture.build(), splits, lambda conditions: conditions, groups)
+        relabel = (lambda conditions: conditions) if self.condition == "code" else None
+        return StackedClassification(architecture.build(), splits, relabel, groups)
 
     def build(self, folder: str, layouts: Sequence[Sequence[int]], tasks: Sequence[Task], orders: int) -> float:
         """Build a zoo with ``orders`` networks of each layout and task; the seconds that it took."""
@@ -149,7 +153,7 @@ class TaskZoo:
             LayoutNetworks(
                 self.architecture(widths).build(),
                 each.parameters,
-                [{"code": code} for code in each.conditions.tolist()],
+                [{self.condition: row} for row in each.conditions.tolist()],
             )
             for widths, each in networks
         ]
@@ -178,7 +182,7 @@ class TaskZoo:
         one_image = self.data.tensors("train")[0][:1]
 
         def sample(conditions: Tensor, samples: int, seed: int) -> Stacked:
-            wanted = [{"code": code} for code in conditions.repeat_interleave(samples, 0).tolist()]
+            wanted = [{self.condition: row} for row in conditions.repeat_interleave(samples, 0).tolist()]
             with torch.no_grad():
                 return generator.sample(model, wanted, seed=seed, example_inputs=one_image)
 

@@ -186,3 +186,11 @@ def test_the_experiment_in_small(run, tmp_path):
 def test_a_seen_width_or_depth_is_no_unseen_layout(run):
     with pytest.raises(Exception, match=r"unseen layout \[5\] has a width or a depth"):
         run("experiment=diffusion_tasks", "debug=fast", "layouts=[[4]]", "unseen_layouts=[[5]]")
+
+
+def test_the_experiment_on_losses_in_small(run, tmp_path):
+    results = run("experiment=diffusion_losses", "debug=fast", "prompts=8")
+    assert {"generated_prompt_correlation", "margin_over_noise_at_equal_novelty"} == {
+        row.figure for row in results.rows if row.aim is not None
+    }
+    assert hypergen.load_generator(tmp_path / "generator").condition_kinds == ("metric",)
