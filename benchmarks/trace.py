@@ -32,7 +32,8 @@ _SECONDS = dict.fromkeys(("torchvision", "timm", "transformers", "all"), 0.1)
 
 # Suite or group → how many, and which share, of its networks should be traced.
 _NUMBERS = {"torchvision_classification": 80, "transformers_type": 100}
-_SHARES = {"torchvision_classification": 1.0, "timm": 0.995, "transformers_type": 1.0}
+_SHARES = {"torchvision_classification": 1.0, "timm": 0.995}
+_NONE_FAILING = ("transformers_type",)
 
 
 def main(arguments: Sequence[str] | None = None) -> Results:
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     options = _parser().parse_args(arguments)
     rows: list[Row] = []
     excluded: dict[str, str] = {}
+    not_run: dict[str, str] = {}
     if options.cost:
         from benchmarks.trace_cost import cost_rows
 
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> Results:
             for group in dict.fromkeys(network.group for network in traced if network.group):
                 rows += rows_of(f"{suite}_{group}", [one for one in traced if one.group == group], brief=True)
             everything += traced
+            not_run |= {f"{suite}:{network.case}": network.not_run for network in traced if network.not_run}
     if options.suite == "all":
         rows += rows_of("all", everything)
     details = {
@@ -64,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> Results:
         # Seconds are those of a busy machine where more processes than cores want to run.
         "load_average": os.getloadavg()[1],
         "excluded": excluded,
+        "not_run": not_run,
     }
     results = Results("trace", 0, tuple(rows), details)
     if options.output:
@@ -79,7 +83,9 @@ def sweep(suite: str, cases: Sequence[Case], workers: int = 1) -> Iterator[Trace
     warm_up()
     for traced in track(trace_in_forks(cases, workers), f"Tracing {suite}", total=len(cases), transient=True):
         name = f"{suite}:{traced.case}"
-        if traced.failure:
+        if traced.not_run:
+            print(f"NOT RUN {name}: PyTorch cannot run it either: {traced.not_run}", flush=True)
+        elif traced.failure:
             print(f"FAILED {name}: {traced.failure}", flush=True)
         elif traced.wrong:
             more = f" (and {len(traced.wrong) - 1} more)" if len(traced.wrong) > 1 else ""
@@ -90,10 +96,13 @@ def sweep(suite: str, cases: Sequence[Case], workers: int = 1) -> Iterator[Trace
 def rows_of(suite: str, networks: Sequence[Traced], *, brief: bool = False) -> list[Row]:
     """The figures of a suite, or the counts alone of one of its groups."""
     traced = [network for network in networks if not network.failure]
+    failed = [network for network in networks if network.failure and not network.not_run]
     right = [network for network in traced if not network.wrong]
     share = len(traced) / len(networks) if networks else float("nan")
     rows = [
         Row(f"{suite}_models_tried", len(networks)),
+        Row(f"{suite}_models_not_run", sum(bool(network.not_run) for network in networks), better="lower"),
+        Row(f"{suite}_models_failed", len(failed), aim=0 if suite in _NONE_FAILING else None, better="lower"),
         Row(f"{suite}_models_traced", len(traced), aim=_NUMBERS.get(suite)),
         Row(f"{suite}_models_right", len(right)),
         Row(f"{suite}_traced_share", share, n=len(networks), aim=_SHARES.get(suite)),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import resource
+import signal
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.connection import Connection, wait
@@ -22,6 +25,8 @@ from hypergen.errors import TraceError
 from hypergen.graph.properties import violations
 
 _MAX_BYTES = 8 * 2**30
+# How much longer than it computes a process may take where others want the cores, too.
+_BUSY = 10
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -33,6 +38,7 @@ class Traced:
         case: Name of the network.
         group: Its group in the suite.
         failure: Why there is no graph; empty where there is one.
+        not_run: Why PyTorch itself cannot run the network; empty where it can, or where nobody asked.
         wrong: In which ways the graph is not right.
         rung: The rung of the ladder that served.
         seconds: That the trace took.
@@ -48,6 +54,7 @@ class Traced:
     case: str
     group: str = ""
     failure: str = ""
+    not_run: str = ""
     wrong: list[str] = field(default_factory=list)
     rung: str = ""
     seconds: float = 0.0
@@ -72,7 +79,7 @@ def trace_in_forks(cases: Iterable[Case], workers: int = 1, limit: float = 300.0
     Args:
         cases: The networks.
         workers: How many are traced at a time; more than one on each core make each other's seconds longer.
-        limit: Seconds after which one counts as failed.
+        limit: Seconds of computing after which one counts as failed; or ten times as many on the clock.
 
     Yields:
         What came out, in the order in which the processes end.
@@ -83,10 +90,10 @@ def trace_in_forks(cases: Iterable[Case], workers: int = 1, limit: float = 300.0
         while True:
             for case in islice(waiting, workers - len(running)):
                 here, there = _FORK.Pipe(duplex=False)
-                process = _FORK.Process(target=_send, args=(case, there))
+                process = _FORK.Process(target=_send, args=(case, there, limit))
                 process.start()
                 there.close()
-                running[here] = case, process, time.monotonic() + limit
+                running[here] = case, process, time.monotonic() + _BUSY * limit
             if not running:
                 return
             earliest = min(end for _, _, end in running.values())
@@ -103,9 +110,11 @@ def _received(case: Case, process: Any, here: Connection, limit: float) -> Trace
     try:
         if here.poll():
             return here.recv()
-        return Traced(case.name, case.group, f"took more than {limit:.0f} s")
+        return Traced(case.name, case.group, f"took more than {_BUSY * limit:g} s")
     except EOFError:
         process.join()
+        if process.exitcode == -signal.SIGXCPU:
+            return Traced(case.name, case.group, f"computed for more than {limit:g} s")
         return Traced(case.name, case.group, f"the process ended with exit code {process.exitcode}")
     finally:
         process.kill()
@@ -113,11 +122,17 @@ def _received(case: Case, process: Any, here: Connection, limit: float) -> Trace
         here.close()
 
 
-def _send(case: Case, connection: Connection) -> None:
+def _send(case: Case, connection: Connection, limit: float) -> None:
     warnings.simplefilter("ignore")
     # A network that is too large to be built for real fails by itself, not by what the system kills for want of memory.
     resource.setrlimit(resource.RLIMIT_DATA, (_MAX_BYTES, _MAX_BYTES))
-    connection.send(trace_case(case))
+    seconds = max(1, math.ceil(limit))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    traced = trace_case(case)
+    if traced.failure and case.not_run:
+        with suppress(Exception):
+            traced.not_run = _one_line(case.not_run())
+    connection.send(traced)
 
 
 def trace_case(case: Case) -> Traced:

@@ -113,6 +113,15 @@ def model_class_names() -> dict[str, list[str]]:
     return {model_type: list(classes) for model_type, classes in names.items()}
 
 
+def model_class(model_type: str, class_name: str) -> Any:
+    """The class of this name; some stand in the module of their type only."""
+    import transformers
+    from transformers import CONFIG_MAPPING
+
+    home = CONFIG_MAPPING[model_type].__module__.replace(".configuration_", ".modeling_")
+    return getattr(transformers, class_name, None) or getattr(importlib.import_module(home), class_name)
+
+
 def small_model(model_type: str, class_name: str) -> nn.Module:
     """The narrowest model of a type that can be built and run.
 
@@ -126,11 +135,7 @@ def small_model(model_type: str, class_name: str) -> nn.Module:
     Raises:
         HypergenError: No configuration of the type can be built; the message says why the last one cannot.
     """
-    import transformers
-    from transformers import CONFIG_MAPPING
-
-    home = CONFIG_MAPPING[model_type].__module__.replace(".configuration_", ".modeling_")
-    cls = getattr(transformers, class_name, None) or getattr(importlib.import_module(home), class_name)
+    cls = model_class(model_type, class_name)
     failure: Exception | None = None
     for config in small_configs(model_type):
         try:

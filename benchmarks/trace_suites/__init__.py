@@ -25,12 +25,15 @@ class Case:
         build: Makes the network. It is called on the meta device, and if that fails, on the CPU.
         inputs: Makes the ``example_inputs``; None where hypergen has to work them out.
         group: What the figures are told apart by, for example ``"classification"``.
+        not_run: Says why PyTorch itself cannot run the network on these inputs; empty where it can. It is asked where
+            tracing failed. A suite has it where networks and inputs are made by rules that do not fit every network.
     """
 
     name: str
     build: Callable[[], nn.Module]
     inputs: Callable[[], Any] | None = None
     group: str = ""
+    not_run: Callable[[], str] | None = None
 
 
 def load_suite(name: str) -> tuple[list[Case], Mapping[str, str]]:

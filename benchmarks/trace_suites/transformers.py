@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 
-from benchmarks.trace_suites import Case
-from hypergen.hugging_face import model_class_names, small_model
+import torch
 
+from benchmarks.trace_suites import Case
+from hypergen.graph.inputs import example_arguments
+from hypergen.graph.tensors import map_tensors
+from hypergen.hugging_face import model_class, model_class_names, small_configs, small_model
+
+_MOST_PARAMETERS = 250_000_000
 _SESSION = "takes a session object that holds a video, no tensors"
 _NO_FORWARD = "has no forward pass, only generate()"
 _UNTRACED: dict[str, str] = {
@@ -40,4 +45,39 @@ def cases() -> Iterator[Case]:
     for model_type, class_names in model_class_names().items():
         for class_name in class_names if model_type not in EXCLUDED else ():
             group = "type" if class_name == class_names[0] else "head"
-            yield Case(f"{model_type}/{class_name}", partial(small_model, model_type, class_name), group=group)
+            named = f"{model_type}/{class_name}", partial(small_model, model_type, class_name)
+            yield Case(*named, group=group, not_run=partial(why_not_run, model_type, class_name))
+
+
+def why_not_run(model_type: str, class_name: str) -> str:
+    """Why PyTorch runs no small network of a class on its example inputs; empty if it runs one, or may run one.
+
+    That hypergen knows no example for an argument, or that a network is too large to be tried, is no reason.
+    """
+    cls = model_class(model_type, class_name)
+    reason = ""
+    for config in small_configs(model_type):
+        try:
+            with torch.device("meta"):
+                size = sum(parameter.numel() for parameter in cls(config).parameters())
+            if size > _MOST_PARAMETERS:
+                return ""
+            with torch.device("cpu"):
+                model = cls(config).eval()
+        except Exception as error:
+            reason = reason or f"cannot be built: {type(error).__name__}: {error}"
+            continue
+        args, kwargs = map_tensors(example_arguments(model), _with_values)
+        try:
+            with torch.no_grad():
+                model(*args, **kwargs)
+            return ""
+        except Exception as error:
+            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+                return ""
+            reason = reason or f"{type(error).__name__}: {error}"
+    return reason or "transformers refuses every small configuration"
+
+
+def _with_values(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.rand(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor

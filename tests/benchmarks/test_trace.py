@@ -35,7 +35,8 @@ def cases():
     return [
         Case("good", lambda: nn.Linear(6, 3), vectors, "layer"),
         Case("unbuilt", refuses, vectors, "layer"),
-        Case("failing", Fails, vectors),
+        Case("failing", Fails, vectors, not_run=lambda: ""),
+        Case("unrunnable", Fails, vectors, not_run=lambda: "KeyError: there neither"),
         Case("dead", dies, vectors),
     ]
 
@@ -47,9 +48,13 @@ def test_figures_and_a_line_per_failure(workers, monkeypatch, capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(lines[-1]) == results.to_dict()
     figures = {row.figure: row.value for row in results.rows}
-    assert figures["timm_models_tried"] == 4
+    assert figures["timm_models_tried"] == 5
+    assert figures["timm_models_failed"] == 3
+    assert figures["timm_models_not_run"] == 1
+    assert results.details["not_run"] == {"timm:unrunnable": "KeyError: there neither"}
+    assert any(line.startswith("NOT RUN timm:unrunnable") and "there neither" in line for line in lines)
     assert figures["timm_models_traced"] == figures["timm_models_right"] == figures["timm_rung_meta"] == 1
-    assert figures["timm_traced_share"] == 0.25
+    assert figures["timm_traced_share"] == 0.2
     assert figures["timm_parameters_covered"] == 1
     assert figures["timm_layer_models_tried"] == 2
     assert results.details["excluded"] == {"timm:other": "not a network"}
@@ -59,7 +64,7 @@ def test_figures_and_a_line_per_failure(workers, monkeypatch, capsys, tmp_path):
     assert "no such thing" in failed["failing"]
     assert "exit code 3" in failed["dead"]
     networks = [json.loads(line) for line in (tmp_path / "networks.jsonl").read_text().splitlines()]
-    assert sorted(network["case"] for network in networks) == ["dead", "failing", "good", "unbuilt"]
+    assert sorted(network["case"] for network in networks) == ["dead", "failing", "good", "unbuilt", "unrunnable"]
     [good] = [network for network in networks if network["case"] == "good"]
     assert good["parameter_values"] == good["covered_values"] == 21
 
@@ -70,6 +75,17 @@ def test_wrong_graphs_are_counted_apart(capsys, monkeypatch):
     assert "WRONG timm:good: first (and 1 more)" in capsys.readouterr().out
     rows = {row.figure: row.value for row in benchmark.rows_of("timm", [traced, Traced("x", failure="why")])}
     assert (rows["timm_models_tried"], rows["timm_models_traced"], rows["timm_models_right"]) == (2, 1, 0)
+
+
+def test_computing_for_too_long_is_told_from_waiting(monkeypatch):
+    monkeypatch.setattr(trace_sweep, "_BUSY", 1000)
+
+    def computes():
+        while True:
+            pass
+
+    [ended] = trace_in_forks([Case("slow", computes)], limit=1)
+    assert ended.failure == "computed for more than 1 s"
 
 
 def test_what_takes_too_long_is_ended():
