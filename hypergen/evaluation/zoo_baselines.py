@@ -1,9 +1,9 @@
 """The simple methods that could explain what a generator of checkpoints does.
 
 Each is a sampler as a generator is one: conditions, a number of samples for each and a seed in, stacked networks out.
-They see what the generator was trained on, after its networks have been aligned to the first of them. What they have
-to choose (how many networks to average, how strongly to regularise) they choose on training tasks that are set aside,
-by accuracy on validation samples.
+They see what the generator was trained on. What they have to choose (whether to align networks to the first of them,
+how many to average, how strongly to regularise) they choose on training conditions that are set aside, by accuracy on
+validation samples.
 """
 
 from __future__ import annotations
@@ -37,17 +37,20 @@ def zoo_baselines(problem: ZooProblem, train: Checkpoints, init: Mapping[str, Te
         init: Networks before training, [any number, *shape] by parameter.
         seed: Of the split for choosing.
     """
-    aligned = aligned_to_first(train, problem)
-    neighbours = _choose(problem, aligned, NEIGHBOURS, neighbour_average, seed)
-    penalty = _choose(problem, aligned, PENALTIES, linear, seed)
+    # From one initialisation units correspond as they are, and matching them anew may harm; from many it is needed.
+    frames = [train, aligned_to_first(train, problem)] if problem.symmetry else [train]
+    best_mean, _ = _choose(problem, frames, [0], lambda part, _: neighbour_average(part, len(part)), seed)
+    best_pair, _ = _choose(problem, frames, [0], lambda part, _: pair_average(part), seed)
+    best_near, neighbours = _choose(problem, frames, NEIGHBOURS, neighbour_average, seed)
+    best_linear, penalty = _choose(problem, frames, PENALTIES, linear, seed)
     return {
         "init": lambda conditions, samples, seed: cycle(init, len(conditions) * samples),
         "nearest_condition": nearest_condition(train),
-        "mean_net": neighbour_average(aligned, len(train)),
-        "pair_average": pair_average(aligned),
-        "neighbour_average": neighbour_average(aligned, neighbours),
-        "linear": linear(aligned, penalty),
-        "gaussian": gaussian(aligned, penalty),
+        "mean_net": neighbour_average(best_mean, len(train)),
+        "pair_average": pair_average(best_pair),
+        "neighbour_average": neighbour_average(best_near, neighbours),
+        "linear": linear(best_linear, penalty),
+        "gaussian": gaussian(best_linear, penalty),
     }
 
 
@@ -58,10 +61,17 @@ def aligned_to_first(train: Checkpoints, problem: ZooProblem) -> Checkpoints:
 
 
 def nearest_condition(train: Checkpoints) -> Sampler:
-    """The training networks of the nearest conditions, each as it is."""
+    """The training networks of the nearest condition as they are, in turn; in an order left to chance."""
+    conditions_of, of = train.conditions.unique(dim=0, return_inverse=True)
+    counts = of.bincount()
+    starts = counts.cumsum(0) - counts
 
     def sample(conditions: Tensor, samples: int, seed: int) -> Stacked:
-        return select(train.parameters, _nearest(train, conditions, samples, seed).flatten())
+        shuffled = torch.randperm(len(of), generator=torch.Generator().manual_seed(seed))
+        members = shuffled[of[shuffled].argsort(stable=True)]  # Those of the first condition, of the second, ...
+        nearest = _distances(conditions_of, conditions).argmin(1)[:, None]
+        chosen = members[starts[nearest] + torch.arange(samples) % counts[nearest]]  # [m, samples]
+        return select(train.parameters, chosen.flatten())
 
     return sample
 
@@ -168,24 +178,34 @@ def _ridge(train: Checkpoints, penalty: float) -> tuple[Callable[[Tensor], Tenso
 
 def _choose(
     problem: ZooProblem,
-    train: Checkpoints,
+    frames: Sequence[Checkpoints],
     settings: Sequence[_Setting],
     make: Callable[[Checkpoints, _Setting], Sampler],
     seed: int,
-) -> _Setting:
-    """The setting whose networks are best on a fifth of the training conditions, fitted on the others."""
-    of = train.conditions.unique(dim=0, return_inverse=True)[1]
+) -> tuple[Checkpoints, _Setting]:
+    """The frame and setting whose networks are best on a fifth of the conditions, fitted on the others.
+
+    Where there is one condition only, the last frame and the first setting.
+
+    Args:
+        problem: What the networks are for.
+        frames: The training networks, with their hidden units in one order or another.
+        settings: To choose from.
+        make: The sampler of networks and a setting.
+        seed: Of which conditions are set aside.
+    """
+    of = frames[0].conditions.unique(dim=0, return_inverse=True)[1]
     order = torch.randperm(int(of.max()) + 1, generator=torch.Generator().manual_seed(seed))
     aside = torch.isin(of, order[: len(order) // 5])
     if not aside.any():
-        return settings[0]
-    kept, held = train[~aside], train[aside]
-    conditions = held.conditions.unique(dim=0)
+        return frames[-1], settings[0]
+    conditions = frames[0].conditions[aside].unique(dim=0)
+    pairs = [(frame, setting) for frame in frames for setting in settings]
     best = [
-        accuracies(problem, make(kept, setting)(conditions, 1, seed), conditions, "validation").mean()
-        for setting in settings
+        accuracies(problem, make(frame[~aside], setting)(conditions, 1, seed), conditions, "validation").mean()
+        for frame, setting in pairs
     ]
-    return settings[int(torch.stack(best).argmax())]
+    return pairs[int(torch.stack(best).argmax())]
 
 
 def _first_of_each(groups: Tensor) -> Tensor:

@@ -130,8 +130,8 @@ class Yardstick:
         ]
         diversity, within = self._pairs(networks, wrong)
         averages = distance_to_averages(networks, self.train.parameters, self.problem.symmetry)
-        for number in NEIGHBOURS[1:]:
-            near = neighbour_average(self._aligned, number)(self.conditions, wrong.shape[1], 0)
+        for frame, number in itertools.product((self.train, self._aligned), NEIGHBOURS[1:]):
+            near = neighbour_average(frame, number)(self.conditions, wrong.shape[1], 0)
             averages = torch.minimum(averages, paired_distances(networks, near, self.problem.symmetry))
         return Measures(
             method, 1 - wrong.float().mean(-1), novelty, index, torch.cat(similarity), averages, diversity, within

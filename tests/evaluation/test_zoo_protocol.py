@@ -241,6 +241,15 @@ def test_held_out_networks_that_were_trained_on_are_refused(scene):
         )
 
 
+def test_the_nearest_condition_has_only_its_own_networks(scene):
+    """Where a task has fewer networks than there are samples, they come again; others would be a weaker baseline."""
+    conditions = scene.train.conditions.unique(dim=0)
+    found = nearest_condition(scene.train)(conditions, 5, 0)
+    own = accuracies(scene.problem, found, conditions.repeat_interleave(5, 0), "test")
+    every = accuracies(scene.problem, scene.train.parameters, scene.train.conditions, "test")
+    assert own.min() >= every.min() and len(own) == 5 * len(conditions)
+
+
 def test_checkpoints_that_do_not_fit_are_refused(scene):
     with pytest.raises(ParameterError, match="conditions"):
         Checkpoints(scene.train.parameters, scene.train.conditions[:3], scene.train.tasks)
