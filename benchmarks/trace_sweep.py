@@ -127,7 +127,7 @@ def _send(case: Case, connection: Connection, limit: float) -> None:
     # A network that is too large to be built for real fails by itself, not by what the system kills for want of memory.
     resource.setrlimit(resource.RLIMIT_DATA, (_MAX_BYTES, _MAX_BYTES))
     seconds = max(1, math.ceil(limit))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     traced = trace_case(case)
     if traced.failure and case.not_run:
         with suppress(Exception):
