@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import nan
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,13 +22,16 @@ from torch.nn import functional as F
 
 from benchmarks.fresh_process import in_fresh_process
 from hypergen.architectures import Architecture
-from hypergen.data import DigitsDataModule, ParquetImageDataModule
+from hypergen.data import DigitsDataModule, ImageDataModule, ParquetImageDataModule
+from hypergen.data.images import SPLITS
 from hypergen.evaluation.results import Results, Row
+from hypergen.zoo.alignment import align
 from hypergen.zoo.build import build_zoo
 from hypergen.zoo.engines import make_engine
 from hypergen.zoo.plan import ZooPlan
 from hypergen.zoo.reader import Zoo
-from hypergen.zoo.stacked import Recipe, Splits, Batches
+from hypergen.zoo.stacked import Batches, Recipe, Splits, evaluate_stacked
+from hypergen.zoo.stacked_module import StackedModule
 
 _WIDTH = 110
 _MLP = Architecture("mlp", {"image_size": 8, "channels": 1, "num_classes": 10, "widths": [16], "norm": "none"})
@@ -39,8 +41,8 @@ _CNN = Architecture(
         "image_size": 32,
         "channels": 3,
         "num_classes": 10,
-        "widths": [8, 16],
-        "depths": [1, 1],
+        "widths": [8, 16, 16],
+        "depths": [0, 1, 1],
         "norm": "none",
         "bias": True,
         "stem": "patch",
@@ -58,23 +60,41 @@ _MLPS = ZooPlan(
     init_scale=(0.5, 2.0),
     data_fraction=(0.5, 1.0),
 )
-_CNNS = replace(_MLPS, architectures=[_CNN], networks=200, steps=400, save_every=100, group_size=50, data_orders=4)
+# Four orders of the images, each seen by 50 networks, which then share the work of the first layer.
+_CNNS = replace(
+    _MLPS,
+    architectures=[_CNN],
+    networks=200,
+    steps=200,
+    save_every=100,
+    data_fraction=1.0,
+    group_size=50,
+    data_orders=4,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> Results:
     """Run the benchmarks, print their table and, last, its JSON."""
     options = _parser().parse_args(arguments)
     rows: list[Row] = []
-    if options.mlps:
-        plan = replace(_MLPS, networks=options.mlps)
-        aims = (20.0, 20.0) if options.mlps == _MLPS.networks else (None, None)
-        rows += _rows("mlps_64_16_10", plan, "digits", "", options, *aims)
-    if options.cnns and options.cifar10:
-        plan = replace(_CNNS, networks=options.cnns)
-        aim = 5.0 if options.cnns == _CNNS.networks else None
-        rows += _rows("cnns_cifar10", plan, "cifar10", options.cifar10, options, None, aim)
-        own = replace(plan, data_orders=None)
-        rows += _rows("cnns_cifar10_own_orders", own, "cifar10", options.cifar10, options, None, None)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.mlps:
+            plan = replace(_MLPS, networks=options.mlps)
+            aims = (20.0, 20.0) if options.mlps == _MLPS.networks else (None, None)
+            digits = _store(DigitsDataModule(), f"{folder}/digits.pt")
+            rows += _rows("mlps_64_16_10", plan, digits, options, *aims)
+        if options.cnns and options.cifar10:
+            plan = replace(_CNNS, networks=options.cnns)
+            aim = 5.0 if options.cnns == _CNNS.networks else None
+            paths = {f"path_{split}": f"{options.cifar10}/{split}.parquet" for split in ("train", "test")}
+            images = ParquetImageDataModule(**paths, max_train=12_000, max_test=1000, validation_size=1000)
+            cifar10 = _store(images, f"{folder}/cifar10.pt")
+            rows += _rows("cnns_cifar10", plan, cifar10, options, None, aim)
+            # Each network with an order of its own, where there is nothing to share; fewer, because they take longer.
+            own = replace(plan, data_orders=None, networks=min(plan.networks, plan.group_size))
+            rows += _rows("cnns_cifar10_own_orders", own, cifar10, options, None, None)
+        if options.pairs:
+            rows += in_fresh_process(alignment_rows, options.pairs)
     details = {key: value for key, value in vars(options).items() if key not in ("output", "cifar10")}
     details["plain_loop"] = "each network by itself, torch.optim.AdamW, images in memory; scaled from the subset"
     results = Results("zoo_benchmark", 0, tuple(rows), {**details, "cnn": _CNN.to_json(), "mlp": _MLP.to_json()})
@@ -91,16 +111,15 @@ def _rows(
     name: str,
     plan: ZooPlan,
     data: str,
-    folder: str,
     options: argparse.Namespace,
     aim_seconds: float | None,
     aim_ratio: float | None,
 ) -> list[Row]:
     """The plain loop runs before and after, so that a machine that grows busy does not favour one of them."""
     half = max(1, options.plain // 2)
-    before = in_fresh_process(train_plainly, plan, data, folder, 0, half)
-    seconds, cpu_seconds, accuracies = in_fresh_process(build, plan, data, folder, options.engine, options.workers)
-    after = in_fresh_process(train_plainly, plan, data, folder, half, 2 * half)
+    before = in_fresh_process(train_plainly, plan, data, 0, half)
+    seconds, cpu_seconds, accuracies = in_fresh_process(build, plan, data, options.engine, options.workers)
+    after = in_fresh_process(train_plainly, plan, data, half, 2 * half)
     alone = [network[0] for network in before + after]
     plain = statistics.fmean(alone) * plan.networks
     plain_cpu = statistics.fmean(network[2] for network in before + after) * plan.networks
@@ -117,14 +136,14 @@ def _rows(
     ]
 
 
-def build(plan: ZooPlan, data: str, folder: str, engine: str, workers: int) -> tuple[float, float, list[float]]:
+def build(plan: ZooPlan, data: str, engine: str, workers: int) -> tuple[float, float, list[float]]:
     """Build a zoo; wall and processor seconds, and the final test accuracies. Reading the data is no part of it."""
     torch.set_num_threads(1)
-    splits = _splits(data, folder)
+    splits = torch.load(data, weights_only=True)
     made = make_engine(engine, **({"workers": workers} if engine == "ray" else {}))
     with tempfile.TemporaryDirectory() as zoo:
         begun, begun_cpu = time.perf_counter(), time.process_time()
-        build_zoo(Path(zoo) / "zoo", plan, splits, data_name=data, engine=made, progress=False)
+        build_zoo(Path(zoo) / "zoo", plan, splits, data_name="benchmark", engine=made, progress=False)
         seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - begun_cpu
         return seconds, cpu_seconds, Zoo(Path(zoo) / "zoo").last().column("test.accuracy")
 
@@ -138,7 +157,7 @@ def train_plainly(plan: ZooPlan, data: str, folder: str, first: int, last: int) 
         For each network its seconds, test accuracy and processor seconds.
     """
     torch.set_num_threads(1)
-    splits = _splits(data, folder)
+    splits = torch.load(data, weights_only=True)
     architecture = plan.architectures[0]
     results = []
     with tempfile.TemporaryDirectory() as checkpoints:
@@ -183,13 +202,39 @@ def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     return accuracy
 
 
-def _splits(data: str, folder: str) -> dict[str, tuple[Tensor, Tensor]]:
-    if data == "digits":
-        images: Any = DigitsDataModule()
-    else:
-        paths = {f"path_{split}": f"{folder}/{split}.parquet" for split in ("train", "test")}
-        images = ParquetImageDataModule(**paths, max_train=12_000, max_test=1000, validation_size=1000)
-    return {split: images.tensors(split) for split in ("train", "validation", "test")}
+def alignment_rows(pairs: int) -> list[Row]:
+    """Accuracy half way between two networks from different initialisations, as they are and after weight matching."""
+    torch.set_num_threads(1)
+    data = DigitsDataModule()
+    splits = {split: data.tensors(split) for split in SPLITS}
+    plan = replace(_MLPS, networks=2 * pairs, save_every=660, save_first=False, init_scale=1.0, data_fraction=1.0)
+    with tempfile.TemporaryDirectory() as folder:
+        build_zoo(Path(folder) / "zoo", plan, splits, data_name="digits", progress=False)
+        zoo = Zoo(Path(folder) / "zoo")
+        weights, groups = zoo.stack(), zoo.layout.permutation_groups
+    one, other = ({key: value[part::2] for key, value in weights.items()} for part in (0, 1))
+    module = StackedModule(_MLP.build)
+    images, labels = splits["test"]
+
+    def accuracies(networks: dict[str, Tensor]) -> Tensor:
+        return evaluate_stacked(module, networks, {}, images, labels.unsqueeze(0))["accuracy"]
+
+    def middle(networks: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {key: (value + networks[key]) / 2 for key, value in one.items()}
+
+    ends = (accuracies(one) + accuracies(other)) / 2
+    rows = [Row.from_values("ends_accuracy", ends.tolist())]
+    for name, moved in (("as_they_are", other), ("aligned", align(other, one, groups))):
+        between = accuracies(middle(moved))
+        rows.append(Row.from_values(f"midpoint_accuracy_{name}", between.tolist()))
+        rows.append(Row.from_values(f"barrier_{name}", (ends - between).tolist(), better="lower"))
+    return rows
+
+
+def _store(data: ImageDataModule, file: str) -> str:
+    """Decode the images once, for every process."""
+    torch.save({split: data.tensors(split) for split in SPLITS}, file)
+    return file
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -198,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--mlps", type=int, default=_MLPS.networks, help="MLPs on digits; 0 leaves them out")
     add("--cnns", type=int, default=_CNNS.networks, help="convolutional networks on CIFAR-10; 0 leaves them out")
     add("--cifar10", default="", help="the folder of CIFAR-10's train.parquet and test.parquet; without it no CNNs")
+    add("--pairs", type=int, default=50, help="pairs of MLPs to align and interpolate; 0 leaves them out")
     add("--plain", type=int, default=20, help="networks of the plain loop, half before and half after")
     add("--engine", choices=("local", "ray"), default="local")
     add("--workers", type=int, default=2, help="of Ray on this machine")

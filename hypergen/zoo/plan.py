@@ -79,7 +79,8 @@ class ZooPlan:
         tasks: Relabellings that networks take in turn; without any, the data's own labels.
         shared_init: Whether all networks of an architecture start from the same weights.
         data_orders: Number of different orders of the data, which networks of a task take in turn; None for one each.
-            Networks that are trained together have one order then, which is faster for convolutions.
+            Networks that are trained together have one order then; if they see all images (``data_fraction`` 1), they
+            share the work of their first layer, which is faster for convolutions.
         seed: Of everything that is drawn.
         group_size: Networks that are trained together; a few hundred small ones fill a processor's cache.
         batch_size: Images per network and step.
