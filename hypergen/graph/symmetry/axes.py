@@ -288,8 +288,11 @@ def restrict(axis: Axis, whole: Axis, piece: Axis) -> Axis:
         others, places = axis.parents - {parent}, segments(parent)
         options = tuple(Axis(axis.size, parents={place, *others}) for place in places)
         axis.structure = Choice(tuple(places), options)
-        for option, place in zip(options, places, strict=True):
-            option.parents.update([restrict(other, parent, place) for other in others])
+        for other in map(find, others):  # as the heads, whose channels are looked at after them
+            chosen = other.structure
+            if isinstance(chosen, Choice) and list(map(find, chosen.segments)) == places:
+                for option, head in zip(options, chosen.options, strict=True):
+                    option.parents.add(head)
         return restrict(axis, whole, piece)
     if isinstance(structure, Choice):
         wanted = {id(segment) for segment in segments(piece)}

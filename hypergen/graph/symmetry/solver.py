@@ -66,7 +66,6 @@ class Solver:
                 axes[1].parents.add(axes[0])
                 axes[2].parents.update(axes[:2])
             self._set(value, axes)
-        self._freeze(calls.opaque, "memory that is shared in ways that were not seen")
 
     def solve(self) -> None:
         """Read all calls."""
@@ -155,6 +154,8 @@ class Solver:
     def _set(self, value: Value, axes: list[Axis]) -> None:
         self.axes[value] = axes
         self.carriers.append(axes)
+        if value in self.calls.opaque:
+            self._freeze((value,), "memory that is shared in ways that were not seen")
 
     @staticmethod
     def _join(ones: Sequence[Axis], others: Sequence[Axis]) -> None:
