@@ -10,7 +10,7 @@ The criteria of the verdict, in this order; ``above`` means by more than two sta
   weight and of those of the nearest conditions, any two of a few, and any number up to all.
 * **fails**: the accuracy is not above that of the initialisation.
 * **adds noise**: the accuracy is not above that of the training networks of the nearest conditions with so much noise
-  added that they are as far from all training networks.
+  added that they are as far from all training networks, or by less than .02.
 * **generalises**: none of these. How well, the margin over the best baseline tells.
 
 Zeng et al., *Generative Modeling of Weights: Generalization or Memorization?*, 2025 (arXiv 2506.07998) show that
@@ -46,6 +46,7 @@ Verdict = Literal["fails", "memorises", "averages", "adds noise", "generalises"]
 
 NOISE_STRENGTHS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
 MEMORISED, AVERAGED = 0.5, 0.5
+ABOVE_NOISE = 0.02
 LEAST_NETWORKS = 32  # Where there are few conditions, so many networks over all of them.
 _PAIRED_TASKS = 64
 
@@ -179,7 +180,7 @@ class Yardstick:
             return "averages"
         if not _above(measures.accuracy, self.init):
             return "fails"
-        if not _above(measures.accuracy, self.noise_at_equal_novelty(measures)):
+        if not _above(measures.accuracy, self.noise_at_equal_novelty(measures), ABOVE_NOISE):
             return "adds noise"
         return "generalises"
 
@@ -234,9 +235,9 @@ def difference(one: Tensor, other: Tensor) -> tuple[float, float]:
     return float(one.mean() - other.mean()), float(sum(variances, torch.zeros(())) ** 0.5)
 
 
-def _above(one: Tensor, other: Tensor) -> bool:
+def _above(one: Tensor, other: Tensor, by: float = 0.0) -> bool:
     mean, error = difference(one, other)
-    return mean > 2 * error and mean > 0
+    return mean > max(2 * error, by)
 
 
 def _ratio(one: Tensor, other: Tensor) -> float:

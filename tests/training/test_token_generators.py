@@ -24,7 +24,7 @@ KINDS = {
     ),
     RecurrentDiffusion: (
         RecurrentDiffusionTraining,
-        {"width": 32, "depth": 1, "denoiser_hidden": 64, "denoiser_layers": 2, "sampling_steps": 10, "window": 3},
+        {"width": 64, "depth": 1, "denoiser_hidden": 64, "denoiser_layers": 2, "sampling_steps": 10, "window": 3},
     ),
     AutoregressiveGenerator: (
         AutoregressiveGeneratorTraining,
@@ -66,7 +66,7 @@ def train(kind, steps: int, networks: LayoutNetworks | None = None, **options):
 
 @generators
 def test_what_is_generated_is_what_the_condition_says(kind):
-    module, networks = train(kind, 300)
+    module, networks = train(kind, 200)
     generator = module.generator.eval()
     asked = networks.conditions[:40]
     with torch.no_grad():
