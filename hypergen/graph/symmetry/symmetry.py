@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hypergen.errors import ParameterError, UnknownNameError
+from hypergen.errors import ParameterError, TraceError, UnknownNameError
 from hypergen.graph.calls import Calls
 from hypergen.graph.symmetry.resolve import resolve
 from hypergen.graph.symmetry.solver import UNSUPPORTED, Solver
@@ -205,14 +205,21 @@ def find_symmetry(calls: Calls, outputs: Sequence[str] | None = None) -> Symmetr
 
     Raises:
         UnknownNameError: The network returns nothing of that name.
+        TraceError: The network's axes are too deeply nested.
     """
     for name in outputs or ():
         if name not in calls.outputs:
             raise UnknownNameError("output", name, calls.outputs)
     solver = Solver(calls, outputs)
-    solver.solve()
-    named = {name: solver.axes[value] for name, value in ({**calls.parameters, **calls.buffers}).items()}
-    axes = resolve(solver.carriers, named)
+    try:
+        solver.solve()
+        named = {name: solver.axes[value] for name, value in ({**calls.parameters, **calls.buffers}).items()}
+        axes = resolve(solver.carriers, named)
+    except RecursionError as error:
+        raise TraceError(
+            "No symmetry: the axes of this network are cut and rearranged so often that what they are made of is nested "
+            "too deeply to be followed. Please report the network."
+        ) from error
     found = dict.fromkeys(group for structures in axes.values() for axis in structures for group in leaves(axis))
     groups = tuple(group for group in found if not group.fixed and group.size > 1)
     lost = (group.fixed.removeprefix(UNSUPPORTED) for group in found if group.fixed.startswith(UNSUPPORTED))
