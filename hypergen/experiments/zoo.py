@@ -47,7 +47,11 @@ def train_zoo(
         CheckpointError: The folder holds something else, or cannot be written.
     """
     splits = {split: data.tensors(split) for split in SPLITS}
-    report = build_zoo(folder, zoo, splits, data_name=data_name, engine=engine, device=device)
+    try:
+        report = build_zoo(folder, zoo, splits, data_name=data_name, engine=engine, device=device)
+    except KeyboardInterrupt:
+        Console().print(f"What was built is in {folder}; to go on, pass folder={folder}", soft_wrap=True)
+        raise
     built = Zoo(folder)
     print_statistics(built)
     accuracies = built.last().column("test.accuracy")

@@ -160,7 +160,8 @@ def _layout(architecture: Buildable, inputs: Tensor, data_name: str) -> Layout:
     """The layout of an architecture's checkpoints, with its permutation groups."""
     network = architecture.build()
     metadata = {"architecture": dict(architecture.to_json()), "data": data_name}
-    layout = Layout.of(network.state_dict(), name=architecture.name, metadata=metadata)
+    buffers = [name for name, _ in network.named_buffers()]
+    layout = Layout.of(network.state_dict(), buffers=buffers, name=architecture.name, metadata=metadata)
     try:
         return layout.with_groups(trace(network, inputs).symmetry().simple_groups)
     except TraceError:  # It can be trained all the same.

@@ -63,7 +63,10 @@ class Collector:
         if frozen and not self.keep_frozen:
             state = {name: value for name, value in state.items() if name not in set(frozen)}
         layout = Layout.of(
-            state, frozen=frozen if self.keep_frozen else (), metadata={"class": type(module).__qualname__}
+            state,
+            frozen=frozen if self.keep_frozen else (),
+            buffers=[name for name, _ in module.named_buffers()],
+            metadata={"class": type(module).__qualname__},
         )
         values = {name: _number(value) for name, value in metrics.items()}
         columns = {**self.columns, **columns_of({}, values), "task": self.task}

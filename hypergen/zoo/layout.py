@@ -81,6 +81,7 @@ class Layout:
         *,
         frozen: Iterable[str] = (),
         copied: Iterable[str] = (),
+        buffers: Iterable[str] = (),
         name: str = "",
         metadata: Mapping[str, Any] | None = None,
     ) -> Layout:
@@ -93,6 +94,8 @@ class Layout:
             state: A tensor per name, as ``model.state_dict()`` gives it.
             frozen: Names, or patterns with ``*``, of tensors that are the same in every checkpoint.
             copied: Names, or patterns with ``*``, of tensors that are kept but not to be generated.
+            buffers: Names of the module's buffers, which a state dict does not tell from parameters; they are copied,
+                except for the statistics of batch norms.
             name: What people call the layout.
             metadata: Anything JSON-able about the architecture.
 
@@ -103,6 +106,7 @@ class Layout:
             raise ParameterError("A checkpoint without a tensor has no layout. Pass model.state_dict().")
         first_name: dict[tuple[Any, ...], str] = {}
         tied: dict[str, str] = {}
+        known_buffers = set(buffers)
         entries = []
         for key, value in state.items():
             if not isinstance(value, Tensor):
@@ -114,7 +118,7 @@ class Layout:
             if value.numel() and not value.is_meta and first_name.setdefault(place, key) != key:
                 tied[key] = first_name[place]
                 continue
-            entries.append(_entry(key, value))
+            entries.append(_entry(key, value, key in known_buffers))
         entries = _with_role(_with_role(entries, copied, "copy"), frozen, "frozen")
         layout = cls(tuple(entries), tied, "", name, dict(metadata or {}))
         held = layout.keys("frozen")
@@ -256,17 +260,17 @@ def row_bytes(stacked: Tensor) -> Any:
     return flat.view(torch.uint8).numpy() if flat.shape[1] else flat.numpy().astype("uint8")
 
 
-def _entry(key: str, value: Tensor) -> Entry:
+def _entry(key: str, value: Tensor, is_buffer: bool) -> Entry:
     last = key.rpartition(".")[2]
     kind: Kind = next((name for name in _STATISTICS if name == last), "parameter")
-    if kind == "parameter" and not value.is_floating_point():
+    if kind == "parameter" and (is_buffer or not value.is_floating_point()):
         kind = "buffer"
     return Entry(
         key,
         tuple(value.shape),
         str(value.dtype).removeprefix("torch."),
         kind,
-        "generate" if value.is_floating_point() else "copy",
+        "generate" if value.is_floating_point() and kind != "buffer" else "copy",
         "log" if kind == "running_var" else "none",
     )
 

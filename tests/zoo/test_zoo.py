@@ -84,6 +84,19 @@ def test_what_is_added_is_a_copy(tmp_path):
     torch.testing.assert_close(Zoo(tmp_path / "zoo").stack(), before, rtol=0, atol=0)
 
 
+def test_buffers_are_no_parameters(tmp_path):
+    network = mlp()
+    network.register_buffer("scale", torch.ones(3))
+    layout = Layout.of(network.state_dict(), buffers=[name for name, _ in network.named_buffers()])
+    assert (layout["scale"].kind, layout["scale"].role) == ("buffer", "copy")
+    assert layout["1.running_mean"].role == "generate"
+    with ZooWriter(tmp_path / "zoo") as writer:
+        writer.add(network.state_dict(), run="a", step=0, layout=layout)
+    zoo = Zoo(tmp_path / "zoo")
+    assert list(zoo.parameters(0)) == [name for name, _ in network.named_parameters()]
+    network.load_state_dict(zoo.state_dict(0))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool])
 def test_types_are_kept(tmp_path, dtype):
     state = {"weight": torch.arange(6).view(2, 3).to(dtype), "scalar": torch.tensor(3).to(dtype)}
