@@ -217,8 +217,8 @@ def find_symmetry(calls: Calls, outputs: Sequence[str] | None = None) -> Symmetr
         axes = resolve(solver.carriers, named)
     except RecursionError as error:
         raise TraceError(
-            "No symmetry: the axes of this network are cut and rearranged so often that what they are made of is nested "
-            "too deeply to be followed. Please report the network."
+            "No symmetry: the axes of this network are cut and rearranged so often that what they are made of is "
+            "nested too deeply to be followed. Please report the network."
         ) from error
     found = dict.fromkeys(group for structures in axes.values() for axis in structures for group in leaves(axis))
     groups = tuple(group for group in found if not group.fixed and group.size > 1)
