@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from hypergen.graph.shape_rules import ASK_PYTORCH, grouped_mm
 from hypergen.graph.tensors import as_meta, storage_of
 
 # Floats are known too where they follow from constants, as long as they are few; integers and booleans up to 128 MB.
@@ -153,6 +154,8 @@ class KnownValues(TorchDispatchMode):
     @staticmethod
     def _on(func: Any, leaves: list[Any], tree: Any, device: str) -> Any:
         args, kwargs = tree_unflatten(leaves, tree)
+        if device == "meta" and func in _SHAPES and (shape := _SHAPES[func](*args, **kwargs)) is not ASK_PYTORCH:
+            return shape
         if kwargs.get("device") is not None or any(argument.name == "device" for argument in func._schema.arguments):
             kwargs = {**kwargs, "device": torch.device(device)}
         if kwargs.get("pin_memory"):
@@ -172,6 +175,9 @@ _ASK_FOR_SHAPES = frozenset(
     sym_size sym_stride sym_numel""".split()
     if hasattr(_aten, name)
 )
+
+# Where PyTorch's meta kernel asks for more than the kernels that compute.
+_SHAPES = {_aten._grouped_mm.default: grouped_mm} if hasattr(_aten, "_grouped_mm") else {}
 
 _UNINITIALISED = frozenset(
     getattr(_aten, name).default for name in ("empty_like", "new_empty", "new_empty_strided", "empty_strided")

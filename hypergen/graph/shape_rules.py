@@ -122,6 +122,15 @@ def _addmm(bias: Tensor, input: Tensor, weight: Tensor, **options: Any) -> Any:
     return _empty(input, (input.shape[0], weight.shape[1]))
 
 
+def grouped_mm(mat_a: Tensor, mat_b: Tensor, offs: Tensor | None = None, *rest: Any, **options: Any) -> Any:
+    """Rows by each expert's matrix. PyTorch's own rule takes bfloat16 only, its kernels take other types as well."""
+    plain = mat_a.dim() == 2 and mat_b.dim() == 3 and not any(value is not None for value in (*rest, *options.values()))
+    fits = plain and mat_a.shape[1] == mat_b.shape[1] and mat_a.dtype is mat_b.dtype and mat_a.is_floating_point()
+    if not fits or offs is None or offs.shape != mat_b.shape[:1]:
+        return ASK_PYTORCH
+    return _empty(mat_a, (mat_a.shape[0], mat_b.shape[2]))
+
+
 def _adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Any:
     size = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
     if input.dim() != 4 or None in size or not _plain(input):
@@ -200,6 +209,8 @@ RULES: dict[Any, Callable[..., Any]] = {
 for _home in (F, torch, Tensor):
     RULES |= {getattr(_home, name): _pointwise for name in _POINTWISE if hasattr(_home, name)}
     RULES |= {getattr(_home, f"{name}_"): _pointwise_in_place for name in _POINTWISE if hasattr(_home, f"{name}_")}
+for _home in (F, torch):
+    RULES |= {getattr(_home, name): grouped_mm for name in ("grouped_mm", "_grouped_mm") if hasattr(_home, name)}
 for _name in _ARITHMETIC:
     RULES |= {getattr(torch, _name): _arithmetic, getattr(Tensor, _name): _arithmetic}
     for _in_place in (f"{_name}_", f"__i{_name}__"):

@@ -15,6 +15,7 @@ def meta(*shape, dtype=torch.float32):
 
 IMAGE, TOKENS, HEADS = meta(2, 4, 6, 6), meta(2, 5, 8), meta(2, 4, 5, 8)
 CHANNELS = meta(4)
+OFFSETS = meta(2, dtype=torch.int32)
 STATE = (meta(2, 5, 3), meta(2, 5, 3))
 GATES = [meta(12, 8), meta(12, 3), meta(12), meta(12)] * 2
 POINTWISE = [F.relu, F.relu6, F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.hardtanh, F.mish, F.selu, F.celu, F.elu]
@@ -38,6 +39,12 @@ CALLS = {
     "linear": (F.linear, TOKENS, meta(3, 8), meta(3)),
     "linear without bias": (F.linear, meta(8), meta(3, 8)),
     "addmm": (torch.addmm, meta(3), meta(5, 8), meta(8, 3)),
+    "grouped product": (
+        torch._grouped_mm,
+        meta(6, 8, dtype=torch.bfloat16),
+        meta(2, 8, 16, dtype=torch.bfloat16),
+        OFFSETS,
+    ),
     "adaptive pooling": (F.adaptive_avg_pool2d, IMAGE, 1),
     "adaptive pooling of two sizes": (F.adaptive_avg_pool2d, IMAGE, (2, 3)),
     "attention": (F.scaled_dot_product_attention, HEADS, meta(2, 4, 7, 8), meta(2, 4, 7, 3)),
@@ -119,3 +126,20 @@ def test_graphs_are_the_same_without_rules(monkeypatch):
     without = trace(Net(), torch.zeros(1, 3, 8, 8))
     assert with_rules.nodes == without.nodes
     assert torch.equal(with_rules.edges, without.edges)
+
+
+@pytest.mark.parametrize("asks_for_values", [False, True])
+def test_grouped_products_of_a_type_that_meta_kernels_refuse(asks_for_values):
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(meta(4, 4096, 2048))
+
+        def forward(self, x, ends):
+            if asks_for_values and ends[-1].item() != len(x):
+                raise ValueError("rows are left over")
+            return torch._grouped_mm(x, self.weight, offs=ends)
+
+    graph = trace(Experts(), (meta(6, 4096), torch.tensor([1, 2, 4, 6], dtype=torch.int32)))
+    assert graph.rung == ("fake" if asks_for_values else "meta")
+    assert [node.shape for node in graph.nodes][-1] == (6, 2048)
