@@ -44,6 +44,20 @@ def gpt2_small() -> nn.Module:
     return GPT2LMHeadModel(GPT2Config())
 
 
+def gpt2_large() -> nn.Module:
+    """774.0 million parameters."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(n_embd=1280, n_layer=36, n_head=20))
+
+
+def llama_7b() -> nn.Module:
+    """6.7 billion parameters: Llama-2-7B's configuration, which is the library's default."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig())
+
+
 NETWORKS = {build.__name__: build for build in (resnet50, vit_b_16, convnext_tiny, mobilenet_v3_large, gpt2_small)}
 
 
