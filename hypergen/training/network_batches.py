@@ -61,7 +61,7 @@ class TrainingZoo:
         more: Sequence[nn.Module] = (),
         example_inputs: Any = None,
     ) -> TrainingZoo:
-        """Cut networks into tokens, and measure the scales that the generator normalises them by.
+        """Cut networks into tokens, and measure the scales that the generator normalises them and their metrics by.
 
         Args:
             generator: Its scales are set.
@@ -83,14 +83,16 @@ class TrainingZoo:
             batch.pad(each / generator.autoencoder.scales(layout)) for layout, each in zip(layouts, raw, strict=False)
         ]
         counts = torch.tensor([len(each) for each in tokens])
-        every = [condition for each in networks for condition in each.conditions]
+        conditions = generator.condition_encoder.collate([each for some in networks for each in some.conditions])
+        if "metric" in conditions:
+            generator.condition_encoder.measure_metrics(conditions["metric"])
         return cls(
             batch,
             graphs,
             tuple(_stacked_call(model) for model in models),
             torch.repeat_interleave(torch.arange(len(networks)), counts),
             torch.cat(tokens),
-            generator.condition_encoder.collate(every),
+            conditions,
             len(networks),
         )
 

@@ -138,6 +138,14 @@ def test_scales_do_not_depend_on_the_task():
     assert generator.autoencoder.role_scale.dim() == 1  # By role alone.
 
 
+def test_metrics_are_standardised_by_the_zoo():
+    networks = family(network(4), CODES)
+    with_metric = [{"code": each["code"], "metric": 10.0 + number} for number, each in enumerate(networks.conditions)]
+    generator, zoo = read(LayoutNetworks(networks.model, networks.parameters, with_metric), metric_size=1)
+    assert generator.condition_encoder.metric_mean.item() == pytest.approx(13.5)
+    assert zoo.conditions["metric"].flatten().tolist() == [10.0 + number for number in range(8)]
+
+
 def test_batches_are_the_same_for_a_seed():
     _, zoo = read(family(network(4), CODES))
     draws = [next(iter(NetworkBatches(zoo, 8, 16, 8, 0.0, seed=seed))) for seed in (0, 0, 1)]
