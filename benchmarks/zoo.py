@@ -80,21 +80,22 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     with tempfile.TemporaryDirectory() as folder:
         if options.mlps:
             plan = replace(_MLPS, networks=options.mlps)
-            aims = (20.0, 20.0) if options.mlps == _MLPS.networks else (None, None)
+            published = options.mlps == _MLPS.networks and not options.steps
+            aims = (20.0, 20.0) if published else (None, None)
             digits = _store(DigitsDataModule(), f"{folder}/digits.pt")
             rows += _rows("mlps_64_16_10", plan, digits, options, *aims)
         if options.cnns and options.cifar10:
             plan = replace(_CNNS, networks=options.cnns)
-            aim = 5.0 if options.cnns == _CNNS.networks else None
-            paths = {f"path_{split}": f"{options.cifar10}/{split}.parquet" for split in ("train", "test")}
-            images = ParquetImageDataModule(**paths, max_train=12_000, max_test=1000, validation_size=1000)
+            aim = 5.0 if options.cnns == _CNNS.networks and not options.steps else None
+            train, test = (f"{options.cifar10}/{split}.parquet" for split in ("train", "test"))
+            images = ParquetImageDataModule(train, test, max_train=12_000, max_test=1000, validation_size=1000)
             cifar10 = _store(images, f"{folder}/cifar10.pt")
             rows += _rows("cnns_cifar10", plan, cifar10, options, None, aim)
             # Each network with an order of its own, where there is nothing to share; fewer, because they take longer.
             own = replace(plan, data_orders=None, networks=min(plan.networks, plan.group_size))
             rows += _rows("cnns_cifar10_own_orders", own, cifar10, options, None, None)
         if options.pairs:
-            rows += in_fresh_process(alignment_rows, options.pairs)
+            rows += in_fresh_process(alignment_rows, options.pairs, options.steps)
     details = {key: value for key, value in vars(options).items() if key not in ("output", "cifar10")}
     details["plain_loop"] = "each network by itself, torch.optim.AdamW, images in memory; scaled from the subset"
     results = Results("zoo_benchmark", 0, tuple(rows), {**details, "cnn": _CNN.to_json(), "mlp": _MLP.to_json()})
@@ -116,6 +117,8 @@ def _rows(
     aim_ratio: float | None,
 ) -> list[Row]:
     """The plain loop runs before and after, so that a machine that grows busy does not favour one of them."""
+    if options.steps:
+        plan = replace(plan, steps=options.steps, save_every=options.steps)
     half = max(1, options.plain // 2)
     before = in_fresh_process(train_plainly, plan, data, 0, half)
     seconds, cpu_seconds, accuracies = in_fresh_process(build, plan, data, options.engine, options.workers)
@@ -148,7 +151,7 @@ def build(plan: ZooPlan, data: str, engine: str, workers: int) -> tuple[float, f
         return seconds, cpu_seconds, Zoo(Path(zoo) / "zoo").last().column("test.accuracy")
 
 
-def train_plainly(plan: ZooPlan, data: str, folder: str, first: int, last: int) -> list[tuple[float, float, float]]:
+def train_plainly(plan: ZooPlan, data: str, first: int, last: int) -> list[tuple[float, float, float]]:
     """The loop that one would write first, over some of the plan's networks.
 
     The same recipes, batches, evaluations and checkpoints; no loader, which would only slow it down.
@@ -202,12 +205,13 @@ def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     return accuracy
 
 
-def alignment_rows(pairs: int) -> list[Row]:
+def alignment_rows(pairs: int, steps: int) -> list[Row]:
     """Accuracy half way between two networks from different initialisations, as they are and after weight matching."""
     torch.set_num_threads(1)
     data = DigitsDataModule()
     splits = {split: data.tensors(split) for split in SPLITS}
-    plan = replace(_MLPS, networks=2 * pairs, save_every=660, save_first=False, init_scale=1.0, data_fraction=1.0)
+    plan = replace(_MLPS, networks=2 * pairs, save_first=False, init_scale=1.0, data_fraction=1.0)
+    plan = replace(plan, steps=steps or plan.steps, save_every=steps or plan.steps)
     with tempfile.TemporaryDirectory() as folder:
         build_zoo(Path(folder) / "zoo", plan, splits, data_name="digits", progress=False)
         zoo = Zoo(Path(folder) / "zoo")
@@ -244,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cnns", type=int, default=_CNNS.networks, help="convolutional networks on CIFAR-10; 0 leaves them out")
     add("--cifar10", default="", help="the folder of CIFAR-10's train.parquet and test.parquet; without it no CNNs")
     add("--pairs", type=int, default=50, help="pairs of MLPs to align and interpolate; 0 leaves them out")
+    add("--steps", type=int, default=0, help="updates of every network; 0 for those of the published figures")
     add("--plain", type=int, default=20, help="networks of the plain loop, half before and half after")
     add("--engine", choices=("local", "ray"), default="local")
     add("--workers", type=int, default=2, help="of Ray on this machine")
