@@ -66,7 +66,7 @@ def train(kind, steps: int, networks: LayoutNetworks | None = None, **options):
 
 @generators
 def test_what_is_generated_is_what_the_condition_says(kind):
-    module, networks = train(kind, 200)
+    module, networks = train(kind, 400 if kind is AutoregressiveGenerator else 200)
     generator = module.generator.eval()
     asked = networks.conditions[:40]
     with torch.no_grad():
