@@ -285,7 +285,8 @@ def restrict(axis: Axis, whole: Axis, piece: Axis) -> Axis:
         parent = next((parent for parent in axis.parents if _cut_with(parent, whole)), None)
         if parent is None:
             return axis
-        others, places = axis.parents - {parent}, segments(parent)
+        places = segments(parent)
+        others = {other for other in axis.parents if segments(other) != places}
         options = tuple(Axis(axis.size, parents={place, *others}) for place in places)
         axis.structure = Choice(tuple(places), options)
         for other in map(find, others):  # as the heads, whose channels are looked at after them

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hypergen.graph.symmetry.axes import Axis, factors, find, segments
+from hypergen.graph.symmetry.axes import Axis, factors, find, freeze, segments
 from hypergen.graph.symmetry.axes import Choice as AxisChoice
 from hypergen.graph.symmetry.axes import Sum as AxisSum
 from hypergen.graph.symmetry.structure import Choice, Group, Product, Structure, Sum
@@ -106,6 +106,8 @@ def _collapse_in(axis: Axis, levels: _Levels) -> bool:
         return False
     if not _present(structure, levels):
         collapse(axis)
+        if not all(_same(option, structure.options[0]) for option in structure.options):
+            freeze(axis, "choices that do not fit")
         return True
     changed = False
     for number, option in enumerate(structure.options):
@@ -142,14 +144,17 @@ def _factors(axis: Axis) -> list[Axis]:
 def _same(one: Axis, other: Axis) -> bool:
     """Whether two axes are the same part by part, though perhaps not one class."""
     one, other = find(one), find(other)
-    if one is other:
+    if one is other or (one.reason and other.reason and one.size == other.size):
         return True
     first, second = _factors(one), _factors(other)
     if first != [one] or second != [other]:
         return len(first) == len(second) and all(map(_same, first, second))
     if isinstance(one.structure, AxisSum) and isinstance(other.structure, AxisSum):
         first, second = segments(one), segments(other)
-        return len(first) == len(second) and all(find(a) is find(b) for a, b in zip(first, second, strict=True))
+        return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(one.structure, AxisChoice) and isinstance(other.structure, AxisChoice):
+        alike = list(map(find, one.structure.segments)) == list(map(find, other.structure.segments))
+        return alike and all(map(_same, one.structure.options, other.structure.options))
     return False
 
 
