@@ -7,7 +7,7 @@ returns :data:`ASK_PYTORCH` in any other, so that PyTorch decides and raises its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -147,10 +147,16 @@ def _attention(
         and query.shape[3] == key.shape[3]
         and key.shape[2] == value.shape[2]
         and query.dtype is key.dtype is value.dtype
-        and (attn_mask is None or attn_mask.shape[-2:] == (query.shape[2], key.shape[2]))
+        and (attn_mask is None or _mask_fits(attn_mask.shape, (*query.shape[:3], key.shape[2])))
         and not options.get("enable_gqa")
     )
     return _empty(query, (*query.shape[:3], value.shape[3])) if fits else ASK_PYTORCH
+
+
+def _mask_fits(shape: Sequence[int], scores: Sequence[int]) -> bool:
+    if not 2 <= len(shape) <= 4 or shape[-2:] != scores[-2:]:
+        return False
+    return all(n in (1, m) for n, m in zip(shape[:-2], scores[4 - len(shape) : 2], strict=True))
 
 
 def _multi_head_attention(
