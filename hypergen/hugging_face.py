@@ -19,7 +19,7 @@ from torch import nn
 from hypergen.errors import HypergenError
 from hypergen.graph import trace
 
-_SCALES = (32, 8, 1)
+_SCALES = (32, 8, 4, 1)
 _DIVISORS = (32, 16, 8, 4, 2, 1)
 _LAYERS = 2
 _EXPERTS = 4
@@ -38,12 +38,15 @@ _OPEN = {
     "vocab_size": 64,
     "n_routed_experts": 4,
     "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
     "n_group": 1,
     "topk_group": 1,
     "vocabulary_map": {"<image>": 511},
 }
+# What layers of hybrids without attention are called, and the ones with it.
+_ATTENTION = {"mamba": "attention", "linear_attention": "full_attention"}
 # Widths that a tower hands on to the text model.
-_TOWER_OUTPUTS = ("out_hidden_size", "text_hidden_size", "llm_hidden_size")
+_TOWER_OUTPUTS = ("out_hidden_size", "text_hidden_size", "llm_hidden_size", "output_dim")
 
 # Sizes by the names that configurations give them; the first pattern that matches decides.
 _KINDS = tuple(
@@ -51,7 +54,7 @@ _KINDS = tuple(
     for kind, pattern in {
         "kept": r"kernel|stride|padding|ratio|dropout|num_channels|image_channels|audio_channels|_std$|position|"
         r"type_vocab|mel|freq|num_patches|hop|window|image_size|patch|embedding_size_.*|temperature|max_|"
-        r"image_embedding_size|feat_per_channel|num_pos|downsample_rate|num_register|num_codebooks|num_quantizers|^index_",
+        r"image_embedding_size|keypoint_decoder_dim|feat_per_channel|num_pos|downsample_rate|num_register|num_codebooks|num_quantizers|^index_",
         "period": r"_period$|_interval$",
         "offset": r"_layer_offset$",
         "token": r"(token_id|token_ids|token_index|_id|_index)$",
@@ -67,7 +70,7 @@ _KINDS = tuple(
         "layers": r"(^|_)(num|n)_(hidden_|encoder_|decoder_|text_|vision_)?(layers?|blocks)$|(encoder|decoder)_layers$|"
         r"^depth$|_depth$|^layers$|_num_layers$|^num_.*_layers$|^n_layers?$",
         "width": r"hidden|embed|embd|emb_|d_model|d_ff|d_inner|n_inner|ffn|intermediate|dim$|dims$|dimension|proj|"
-        r"channel|rank$|filters|units|width|inner|latent_size|conv_dim|state_size",
+        r"channel|rank$|filters|units|width|inner|latent_size|conv_dim|state_size|upsample_groups",
     }.items()
 )
 _NOT_LAYERS = re.compile(r"num_(feat_extract|kv_shared|upsampl|nextn|adapter|residual|lstm|mtp)")
@@ -161,6 +164,7 @@ def _shrunk(config: Mapping[str, Any], scale: int) -> dict[str, Any]:
     fewer_heads = _head_divisor(config, scale)
     layers = max((v for k, v in config.items() if _is_layers(k, v)), default=0)
     kept_layers = _one_of_each_kind(config, layers)
+    of_timm = "timm" in str((config.get("backbone_config") or {}).get("model_type"))  # comes in its own size
     small: dict[str, Any] = {}
     for name, value in config.items():
         if _by_layer(value):
@@ -168,8 +172,10 @@ def _shrunk(config: Mapping[str, Any], scale: int) -> dict[str, Any]:
             small[name] = {new: _shrunk(values[old], scale) for new, old in enumerate(kept_layers) if old in values}
         elif isinstance(value, Mapping) and ("model_type" in value or name.endswith("config")):
             small[name] = _shrunk(value, scale)
-        elif name in ("out_features", "stage_names"):
-            continue  # follow from the indices
+        elif name.startswith("backbone_channel") and of_timm:
+            small[name] = value
+        elif name in ("out_features", "stage_names") or name.endswith("_per_stack"):
+            continue  # follow from the indices, and from the number of layers
         elif isinstance(value, (list, tuple)) and layers > 1 and len(value) == layers and name != "depths":
             small[name] = [value[i] for i in kept_layers]
         elif _is_layers(name, value):
@@ -189,13 +195,19 @@ def _consistent(config: dict[str, Any], text_width: int = 0) -> dict[str, Any]:
     """Mend what contradicts itself, in some default configurations even before they are made small."""
     text = next((config[k] for k in ("text_config", "llm_config", "language_config") if config.get(k)), config)
     text_width = text.get("hidden_size") or text_width
+    encoder = config.get("encoder_config") or config.get("vision_config") or {}
+    seen = encoder.get("hidden_size") or encoder.get("hidden_dim")
     for name, value in config.items():
         if isinstance(value, dict) and "model_type" in value:
             tower = config[name] = _consistent(value, text_width)
             outputs = [key for key in _TOWER_OUTPUTS if type(tower.get(key)) is int]
+            if "projection_dim" in tower and "projection_dim" not in config | text:
+                outputs.append("projection_dim")
             if value is not text and not outputs and "embed_dim" in tower and "hidden_size" in tower:
                 outputs = ["hidden_size"]
             tower.update(dict.fromkeys(outputs if text_width else (), text_width))
+            if seen and type(tower.get("encoder_hidden_size")) is int:
+                tower["encoder_hidden_size"] = seen
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
     if type(width) is type(heads) is int and width % heads and not config.get("head_dim"):
         config["num_attention_heads"] = max(n for n in range(1, heads + 1) if width % n == 0)
@@ -206,14 +218,16 @@ def _consistent(config: dict[str, Any], text_width: int = 0) -> dict[str, Any]:
     kinds = config.get("layer_types") or ()
     if "sliding_attention" in kinds and "sliding_window" in config:
         config["sliding_window"] = config["sliding_window"] or 8
-    if kinds and set(kinds) == {"mamba"}:  # the caches of hybrids count on attention in some layer
-        config["layer_types"] = [*kinds[:-1], "attention"]
+    if len(set(kinds)) == 1 and kinds[0] in _ATTENTION:  # the caches of hybrids count on attention in some layer
+        config["layer_types"] = [*kinds[:-1], _ATTENTION[kinds[0]]]
+    if config.get("mask_token_id", 0) is None:  # the embedding compares tokens with both
+        config |= {"mask_token_id": 32, "pad_token_id": config.get("pad_token_id") or 1}
     rope = config.get("rope_parameters")
     if isinstance(rope, dict) and "rope_type" in rope and type(width) is type(heads) is int:
         # How many rotations tell time, row and column. What the models take by default fits default heads only.
         size = config.get("head_dim") or width // config["num_attention_heads"]
         half = int(size * (rope.get("partial_rotary_factor") or 1)) // 2
-        rope["mrope_section"] = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
+        rope["mrope_section"] = [3 * half // 8, 3 * half // 8, half - 2 * (3 * half // 8)]
     if config.get("rope_parameters") == {} and config.get("layer_types"):
         plain = {"rope_type": "default", "rope_theta": 10000.0}
         config["rope_parameters"] = {kind: dict(plain) for kind in config["layer_types"]}

@@ -46,6 +46,9 @@ def _pixel_values(facts: Facts) -> Tensor:
     shape: tuple[int, ...] = (facts.channels, *facts.image_size)
     first = facts.first(nn.Conv2d, nn.Conv3d, of="vision")
     home = sys.modules[type(facts.model).__module__]
+    if facts.reads_patches:
+        rows, columns = (side // facts.patch_size for side in facts.image_size)
+        return _floats(1, rows * columns, facts.channels * facts.patch_size**2)
     if "prompt_pixel_values" in facts.required:  # the prompt's half of the image comes from there
         shape = (facts.channels, facts.image_size[0] // 2, facts.image_size[1])
     elif any(name.endswith("ForKeypointMatching") for name in vars(home)):  # a pair of images
@@ -56,7 +59,9 @@ def _pixel_values(facts: Facts) -> Tensor:
         shape = (count, *shape)
     elif "aspect_ratio_ids" in facts.accepted:
         shape = (1, facts.number("max_num_tiles", among="vision config", default=4), *shape)
-    elif "pixel_attention_mask" in facts.accepted or hasattr(facts.config, "image_grid_pinpoints"):
+    elif {"pixel_attention_mask", "image_attention_mask"} & set(facts.accepted) or hasattr(
+        facts.config, "image_grid_pinpoints"
+    ):
         shape = (1, *shape)
     elif "pixel_values_videos" not in facts.accepted and hasattr(facts.config, "video_token_index"):
         shape = (4, *shape)
@@ -77,6 +82,11 @@ def _image_grid_thw(facts: Facts) -> Tensor:
 
 def _grid_hw(facts: Facts) -> Tensor:
     return torch.tensor([facts.grid[1:]])
+
+
+def _target_sizes(facts: Facts) -> Tensor:
+    """Rows and columns of patches of an image that the model cuts itself."""
+    return torch.tensor([[side // facts.patch_size for side in facts.image_size]])
 
 
 def _image_sizes(facts: Facts) -> Tensor:
@@ -175,6 +185,7 @@ EXAMPLES: dict[str, Callable[[Facts], Any]] = {
     "qformer_input_ids": lambda facts: facts.tokens(),
     "attention_mask": lambda facts: torch.ones(1, facts.length, dtype=torch.int64),
     "global_attention_mask": lambda facts: torch.tensor([[1] + [0] * (facts.length - 1)]),
+    "image_attention_mask": lambda facts: torch.ones(1, facts.length, 1, dtype=torch.int64),
     "bbox": _bbox,
     "entity_ids": lambda facts: torch.tensor([[1, 2]]),
     "entity_position_ids": _entity_position_ids,
@@ -211,6 +222,7 @@ EXAMPLES: dict[str, Callable[[Facts], Any]] = {
     "image_grid_hw": _grid_hw,
     "spatial_shapes": _grid_hw,
     "image_sizes": _image_sizes,
+    "target_sizes": _target_sizes,
     "aspect_ratio_ids": lambda facts: torch.ones(1, 1, dtype=torch.int64),
     "aspect_ratio_mask": lambda facts: torch.ones(
         1, 1, facts.number("max_num_tiles", among="vision config", default=4)
@@ -229,6 +241,8 @@ EXAMPLES: dict[str, Callable[[Facts], Any]] = {
     "inputs": _inputs,
     "spectrogram": _latents,
     "past_values": _past_values,
+    "past_values_padding": lambda facts: torch.zeros(_past_values(facts).shape, dtype=torch.int64),
+    "freq": lambda facts: torch.zeros(1, 1, dtype=torch.int64),
     "past_time_features": _past_time_features,
     "past_observed_mask": _past_observed_mask,
 }

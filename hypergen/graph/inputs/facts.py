@@ -35,6 +35,7 @@ class Facts:
         self.main = [main] if isinstance(main, str) else list(main)
         self.text = self.config.get_text_config()
         self.vision = self._tower("vision", bool({"pixel_values", "pixel_values_videos"} & set(self.main)))
+        self.backbone = getattr(self.vision, "backbone_config", None)
         self.audio = self._tower("audio", bool({"input_features", "input_values"} & set(self.main)))
 
     def _tower(self, kind: str, itself: bool) -> Any:
@@ -51,7 +52,7 @@ class Facts:
 
         Args:
             names: Names of attributes, the preferred one first.
-            among: The configurations to ask, of ``config text vision audio``, the preferred one first.
+            among: The configurations to ask, of ``config text vision backbone audio``, the preferred one first.
             default: What to answer where none tells.
         """
         for config in among.split():
@@ -118,7 +119,11 @@ class Facts:
     def image_size(self) -> tuple[int, int]:
         """Height and width."""
         built_for = next((m.img_size for m in self.model.modules() if getattr(m, "img_size", None)), 224)
-        size = self.tell("image_size", "img_size", "input_size", among="vision config", default=built_for)
+        ratios = self.tell("scaled_images_ratios", default=None)
+        if ratios:  # the smallest copy of the image has to hold a patch
+            built_for = round(self.patch_size / min(ratios))
+        names = ("image_size", "img_size", "input_size")
+        size = self.tell(*names, among="vision backbone config", default=built_for)
         if isinstance(size, Mapping):
             size = (size["height"], size["width"])
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
@@ -143,6 +148,14 @@ class Facts:
         return torch.empty(self.grid[1] * self.grid[2], values, device="meta")
 
     @cached_property
+    def reads_patches(self) -> bool:
+        """Whether the first layer reads patches that somebody else has cut out of the image."""
+        if self.vision is None or self.first(nn.Conv2d, nn.Conv3d, nn.Unfold, of="vision"):
+            return False
+        widths = {module.in_features for module in self.model.modules() if isinstance(module, nn.Linear)}
+        return self.channels * self.patch_size**2 in widths
+
+    @cached_property
     def frames(self) -> int:
         """Of a clip; 1 where the model looks at images."""
         return self.number("num_frames", "frames_per_clip", "video_length", among="vision config", default=1)
@@ -153,17 +166,21 @@ class Facts:
     def mel_bins(self) -> int:
         """Of a spectrogram."""
         names = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "mel_bins", "n_mels",
-                 "feature_size", "input_dim", "input_feat_size", "num_mel_filters")  # fmt: skip
+                 "feature_size", "input_dim", "input_feat_size", "num_mel_filters",
+                 "subsampling_conv_channels")  # fmt: skip
         return self.number(*names, among="audio config", default=80)
 
     def sequence(self, width: int, length: int) -> Tensor:
         """Vectors in time, along the axis where the first layer reads them."""
         first = self.first(nn.Conv1d, nn.Conv2d, nn.Linear, nn.LayerNorm, of="audio")
-        if isinstance(first, nn.Linear):
+        told = self.tell("num_mel_bins", among="audio config")
+        by_chunks = told and self.tell("n_window", "n_window_infer", among="audio config")
+        # The first may read several time steps at a time.
+        if isinstance(first, nn.Linear) and not by_chunks and (not told or first.in_features % told):
             width = first.in_features
         along = isinstance(first, nn.Conv1d) and first.in_channels == width
         along = along and self.tell("input_feat_per_channel") is None  # is turned round by the model
-        along = along or "feature_attention_mask" in self.accepted
+        along = along or bool(by_chunks) or "feature_attention_mask" in self.accepted
         return torch.empty((1, width, length) if along else (1, length, width), device="meta")
 
     @cached_property

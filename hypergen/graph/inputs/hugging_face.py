@@ -25,7 +25,8 @@ _SENSES = {
 # Given beside another argument, where the forward pass takes both.
 _COMPANIONS = {
     "pixel_values": """image_grid_thw image_grid_hw image_sizes aspect_ratio_ids aspect_ratio_mask spatial_shapes
-        pixel_position_ids image_position_ids pixel_attention_mask high_res_pixel_values""".split(),
+        pixel_position_ids image_position_ids pixel_attention_mask image_attention_mask target_sizes
+        high_res_pixel_values""".split(),
     "pixel_values_videos": ["video_grid_thw"],
     "input_features": ["input_features_mask", "feature_attention_mask", "attention_mask"],
     "input_ids": """bbox visual_feats visual_pos global_attention_mask entity_ids entity_position_ids protein_input_ids
