@@ -100,6 +100,7 @@ def test_rules_say_what_pytorch_says(name):
         (F.group_norm, (IMAGE, 3)),
         (F.layer_norm, (TOKENS, (7,))),
         (F.scaled_dot_product_attention, (HEADS, meta(2, 2, 5, 8), meta(2, 2, 5, 8))),
+        (F.scaled_dot_product_attention, (HEADS, HEADS, HEADS, meta(3, 1, 5, 5))),
         (F.adaptive_avg_pool2d, (IMAGE, (None, 2))),
     ],
 )

@@ -262,6 +262,31 @@ def written_in_place():
     return Net(forward, first=nn.Linear(6, 4), second=nn.Linear(6, 4), head=nn.Linear(8, 2))
 
 
+def pairs_of_heads():
+    def forward(self, x):
+        y = self.stem(x).view(2, 3, 4)
+        return self.head((y[:, :, None] * y[:, None]).flatten(1))
+
+    return Net(forward, stem=nn.Linear(6, 12), head=nn.Linear(36, 2))
+
+
+def features_per_layer():
+    """Each layer has features of its own in one table and in one projection, as in Gemma 3n."""
+
+    def forward(self, words):
+        x = self.words(words)
+        own = self.stem(x).view(2, 5, 3, 4) + self.table(words).view(2, 5, 3, 4)
+        for number, layer in enumerate(self.layers):
+            x = x + layer(own[:, :, number])
+        return self.head(x)
+
+    layers = nn.ModuleList([nn.Linear(4, 12) for _ in range(3)])
+    return Net(
+        forward, words=nn.Embedding(9, 12), table=nn.Embedding(9, 12), stem=nn.Linear(12, 12),
+        layers=layers, head=nn.Linear(12, 2),
+    )  # fmt: skip
+
+
 def written_through_a_view():
     def forward(self, x):
         y = self.stem(x)
@@ -325,5 +350,6 @@ NETWORKS = {
     scattered_features: WORDS, softmax_over_heads: VECTORS, running_sum_over_heads: VECTORS,
     shared_within_heads: TOKENS, shifted_channels: IMAGES, two_factorisations: VECTORS, written_in_place: VECTORS,
     written_through_a_view: VECTORS, sorted_channels: VECTORS, without_a_rule: VECTORS, norm_of_queries: TOKENS,
+    pairs_of_heads: VECTORS, features_per_layer: WORDS,
     weight_normalised: VECTORS, einsum: TOKENS, two_blocks_in_one: IMAGES,
 }  # fmt: skip
