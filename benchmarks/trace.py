@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> Results:
             cases, left_out = load_suite(suite)
             excluded |= {f"{suite}:{name}": reason for name, reason in left_out.items()}
             traced = []
-            for network in sweep(suite, _chosen(cases, options.only, options.limit), options.workers):
+            for network in sweep(suite, _chosen(cases, options.only, options.group, options.limit), options.workers):
                 traced.append(network)
                 note(suite, network)
             rows += rows_of(suite, traced)
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     if options.suite == "all":
         rows += rows_of("all", everything)
     details = {
-        **{key: getattr(options, key) for key in ("suite", "only", "limit", "workers")},
+        **{key: getattr(options, key) for key in ("suite", "only", "group", "limit", "workers")},
         # Seconds are those of a busy machine where more processes than cores want to run.
         "load_average": os.getloadavg()[1],
         "excluded": excluded,
@@ -151,9 +151,9 @@ def _percentile(values: Sequence[float], percent: int) -> float:
     return statistics.quantiles(values, n=100)[percent - 1] if len(values) > 1 else float("nan")
 
 
-def _chosen(cases: Iterable[Case], pattern: str, limit: int | None) -> list[Case]:
-    """The cases whose name fits, at most ``limit``, spread evenly over the suite."""
-    fitting = [case for case in cases if re.search(pattern, case.name)]
+def _chosen(cases: Iterable[Case], pattern: str, group: str, limit: int | None) -> list[Case]:
+    """The cases whose name and group fit, at most ``limit``, spread evenly over the suite."""
+    fitting = [case for case in cases if re.search(pattern, case.name) and group in ("", case.group)]
     if limit is None or limit >= len(fitting):
         return fitting
     return [fitting[i * len(fitting) // limit] for i in range(limit)]
@@ -164,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--suite", choices=(*SUITES, "all"), default="all", help="which networks")
     add("--only", default="", metavar="PATTERN", help="a regular expression that names have to contain")
+    add("--group", default="", help="one group of the suite, as classification or type")
     add("--limit", type=int, help="at most so many networks per suite, spread over it")
     add("--workers", type=int, default=1, help="networks that are traced at a time")
     add("--no-cost", dest="cost", action="store_false", help="leave out ResNet-50's and ten billion parameters' cost")
