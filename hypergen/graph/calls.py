@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 
 class Value(int):
@@ -87,6 +87,8 @@ class CallLog:
                 self.kept.append(tensor)
                 return value
             value = self._new(tensor)
+            if is_functorch_wrapped_tensor(tensor):  # what is inside is seen nowhere else
+                self.opaque.add(self.value(get_unwrapped(tensor)))
             self.opaque.update((value, *(self.values[id(other)] for other in relatives)))
         return value
 

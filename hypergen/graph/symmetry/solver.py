@@ -88,7 +88,7 @@ class Solver:
 
     def _live_calls(self) -> list[Call]:
         """The calls on which the outputs depend: of others, as of checks of sizes, only shapes are read."""
-        live = {self.calls.outputs[name] for name in self.returned}
+        live = {*self.calls.opaque, *(self.calls.outputs[name] for name in self.returned)}
         seen = set(self.calls.shapes)
         writes = set()
         for number, call in enumerate(self.calls.calls):

@@ -262,6 +262,14 @@ def written_in_place():
     return Net(forward, first=nn.Linear(6, 4), second=nn.Linear(6, 4), head=nn.Linear(8, 2))
 
 
+def ensemble():
+    def forward(self, x):
+        members = torch.func.vmap(lambda weight, bias: F.linear(self.stem(x), weight, bias))
+        return members(self.weight, self.bias).mean(0)
+
+    return Net(forward, stem=nn.Linear(6, 4), weight=table(3, 2, 4), bias=table(3, 2))
+
+
 def pairs_of_heads():
     def forward(self, x):
         y = self.stem(x).view(2, 3, 4)
@@ -350,6 +358,6 @@ NETWORKS = {
     scattered_features: WORDS, softmax_over_heads: VECTORS, running_sum_over_heads: VECTORS,
     shared_within_heads: TOKENS, shifted_channels: IMAGES, two_factorisations: VECTORS, written_in_place: VECTORS,
     written_through_a_view: VECTORS, sorted_channels: VECTORS, without_a_rule: VECTORS, norm_of_queries: TOKENS,
-    pairs_of_heads: VECTORS, features_per_layer: WORDS,
+    ensemble: VECTORS, pairs_of_heads: VECTORS, features_per_layer: WORDS,
     weight_normalised: VECTORS, einsum: TOKENS, two_blocks_in_one: IMAGES,
 }  # fmt: skip
