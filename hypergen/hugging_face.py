@@ -215,7 +215,7 @@ def _consistent(config: dict[str, Any], text_width: int = 0) -> dict[str, Any]:
         config["head_dim"] = width // config["num_attention_heads"]
     if "num_key_value_heads" in config and config["num_key_value_heads"] is None and type(heads) is int:
         config["num_key_value_heads"] = config["num_attention_heads"]
-    kinds = config.get("layer_types") or ()
+    kinds: list[str] = list(config.get("layer_types") or ())
     if "sliding_attention" in kinds and "sliding_window" in config:
         config["sliding_window"] = config["sliding_window"] or 8
     if len(set(kinds)) == 1 and kinds[0] in _ATTENTION:  # the caches of hybrids count on attention in some layer

@@ -151,11 +151,11 @@ class LatentDiffusion(ZooGenerator):
             GeneratorError: The layout was not in the zoo, and the generator is not conditioned on architectures.
             TraceError: The target could not be traced.
         """
-        is_module = isinstance(target, nn.Module)
         shapes = expected_shapes(target) if isinstance(target, nn.Module) else target.parameter_shapes
         layout = WeightTokens(_shapes(shapes), self.token_size)
         if self.architecture_encoder is not None:
-            return layout, graph_features(trace(target, example_inputs) if is_module else target)
+            graph = trace(target, example_inputs) if isinstance(target, nn.Module) else target
+            return layout, graph_features(graph)
         if layout.key not in self.known_layouts:
             raise GeneratorError(
                 f"The zoo of this generator had no network with these {len(layout.shapes)} parameters "
@@ -205,9 +205,10 @@ def sample_latents(
     Returns:
         ``[batch, latent_size]``.
     """
-    size = denoiser.config.latent_size
+    config: Any = denoiser.config
     # Drawn where the generator of random numbers is, so that all devices start from the same noise.
-    latents = torch.randn(len(condition), size, generator=random, device=random.device).to(condition.device)
+    latents = torch.randn(len(condition), config.latent_size, generator=random, device=random.device)
+    latents = latents.to(condition.device)
     scheduler.set_timesteps(steps, device=condition.device)
     for time in scheduler.timesteps:
         scaled = scheduler.scale_model_input(latents, time)

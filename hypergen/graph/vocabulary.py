@@ -23,11 +23,11 @@ OPERATIONS = tuple(
     glu hardshrink softshrink tanhshrink threshold softmin log_softmax rrelu log log1p expm1 sin cos atan2 erf square
     abs neg sign reciprocal round floor ceil clamp min amin maximum minimum argmax argmin cumsum cumprod cummax
     logsumexp prod any all where masked_fill masked_select setitem getitem index_select gather take_along_dim scatter
-    scatter_reduce scatter_add index_add index_copy index_put topk sort argsort unique nonzero bucketize one_hot tril triu addcmul
-    addcdiv addmv mv dot outer cdist cosine_similarity pairwise_distance lerp grid_sample affine_grid fft_fft fft_ifft
-    fft_rfft fft_irfft fft_fft2 fft_rfft2 fft_irfft2 fft_fftn stft istft complex real imag view_as_complex view_as_real
-    polar grouped_mm remainder floor_divide eq ne lt le gt ge logical_and logical_or logical_not bitwise_and bitwise_or
-    bitwise_not""".split()
+    scatter_reduce scatter_add index_add index_copy index_put topk sort argsort unique nonzero bucketize one_hot tril
+    triu addcmul addcdiv addmv mv dot outer cdist cosine_similarity pairwise_distance lerp grid_sample affine_grid
+    fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_rfft2 fft_irfft2 fft_fftn stft istft complex real imag
+    view_as_complex view_as_real polar grouped_mm remainder floor_divide eq ne lt le gt ge logical_and logical_or
+    logical_not bitwise_and bitwise_or bitwise_not""".split()
 )
 
 # What generators know that were saved before their configuration said so.

@@ -240,5 +240,5 @@ def _as_bytes(value: Tensor) -> NDArray[Any]:
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
-def _write_all(file: IO[bytes], data: Sequence[NDArray[Any]]) -> int:
+def _write_all(file: IO[bytes], data: Sequence[Any]) -> int:
     return sum(file.write(values) for values in data)

@@ -27,7 +27,8 @@ def test_operations_are_named_once():
 
 
 def test_unknown_operations_share_one_embedding():
-    operations = graph_features(make_graph(["input", "relu", "an_unheard_of", "another", "relu"], [])).operations.tolist()
+    graph = make_graph(["input", "relu", "an_unheard_of", "another", "relu"], [])
+    operations = graph_features(graph).operations.tolist()
     assert operations == [OPERATIONS.index("input"), OPERATIONS.index("relu"), *[len(OPERATIONS)] * 2, operations[1]]
 
 
