@@ -6,16 +6,13 @@ from torch import nn
 
 import hypergen
 from hypergen.errors import GeneratorError
-from hypergen.generators.autoregressive_generator import AutoregressiveGenerator
 from hypergen.generators.hyper_representation import HyperRepresentation
 from hypergen.generators.recurrent_diffusion import RecurrentDiffusion
 from hypergen.generators.token_statistics import TokenStatistics
-from hypergen.generators.vector_quantizer import VectorQuantizer
 
 SMALL = {
     HyperRepresentation: {"latent_size": 4, "width": 16, "depth": 1, "heads": 2, "anchors": 6, "neighbours": 3},
     RecurrentDiffusion: {"width": 16, "denoiser_hidden": 16, "denoiser_layers": 1, "sampling_steps": 3},
-    AutoregressiveGenerator: {"width": 16, "depth": 1, "heads": 2, "codebook_size": 12, "code_length": 4},
 }
 generators = pytest.mark.parametrize("kind", list(SMALL))
 CPU = torch.device("cpu")
@@ -140,36 +137,3 @@ def test_hyper_representation_reads_long_networks_window_by_window():
     tokens, positions = generator.statistics.encode(0, stacked()), generator.statistics.positions(0, CPU)
     whole = generator.encode(tokens, positions)
     torch.testing.assert_close(whole[:, 4:8], generator.encode(tokens[:, 4:8], positions[4:8]))
-
-
-def test_codes_drawn_one_by_one_are_those_of_the_whole():
-    generator = make(AutoregressiveGenerator, temperature=0.0)
-    positions, condition = generator.statistics.positions(0, CPU), torch.randn(3, 16)
-    codes = generator.draw(positions, condition, torch.Generator())
-    assert torch.equal(generator.logits(codes, positions, condition).argmax(-1), codes)
-
-
-def test_no_code_depends_on_later_ones():
-    generator = make(AutoregressiveGenerator)
-    positions, condition = generator.statistics.positions(0, CPU), torch.randn(1, 16)
-    codes = torch.randint(12, (1, len(positions), 4))
-    before = generator.logits(codes, positions, condition)
-    changed = codes.clone()
-    changed[:, 5:] = (changed[:, 5:] + 1) % 12
-    torch.testing.assert_close(generator.logits(changed, positions, condition)[:, :5], before[:, :5])
-
-
-def test_a_codebook_finds_the_clusters():
-    torch.manual_seed(0)
-    centres = torch.randn(8, 3) * 5
-    vectors = (centres[torch.randint(8, (400,))] + 0.05 * torch.randn(400, 3)).requires_grad_()
-    quantizer = VectorQuantizer(8, 3, decay=0.8)
-    random = torch.Generator().manual_seed(0)
-    for _ in range(200):
-        quantizer.follow(vectors.detach(), random)
-    entries, off = quantizer.quantize(vectors)
-    assert torch.cdist(centres, quantizer.codebook).min(1).values.median() < 0.2
-    torch.testing.assert_close(entries.detach(), quantizer.codebook[quantizer(vectors)])
-    assert off.item() == pytest.approx((entries - vectors).square().mean().item(), rel=1e-4)
-    entries.sum().backward()
-    assert torch.equal(vectors.grad, torch.ones_like(vectors))
