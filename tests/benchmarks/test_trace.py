@@ -102,6 +102,6 @@ def test_what_takes_too_long_is_ended():
 
 @pytest.mark.parametrize(("only", "limit", "chosen"), [("o", None, "good"), ("d", 2, "good dead"), ("", 1, "good")])
 def test_part_of_a_suite(only, limit, chosen):
-    names = [case.name for case in benchmark._chosen(cases(), only, limit)]
+    names = [case.name for case in benchmark._chosen(cases(), only, "", limit)]
     assert names[: len(chosen.split())] == chosen.split()
     assert limit is None or len(names) == limit
