@@ -14,6 +14,7 @@ from hypergen.data import ImageDataModule
 from hypergen.evaluation.results import Results, Row
 from hypergen.evaluation.zoo_baselines import nearest_condition
 from hypergen.evaluation.zoo_data import Cost, Stacked, cycle
+from hypergen.evaluation.zoo_finetuning import FinetuningProtocol
 from hypergen.evaluation.zoo_measures import difference
 from hypergen.evaluation.zoo_problem import accuracies
 from hypergen.evaluation.zoo_protocol import ZooEvaluation, evaluate_zoo_generator
@@ -25,6 +26,8 @@ from hypergen.zoo.plan import Task, ZooPlan
 
 ZOO, LAYOUT_ZOO = "zoo", "zoo_of_layouts"
 SPARSE = "sparse_zoo"
+# What fine-tuning saves is measured with the generator on all tasks alone: it takes longer than all other figures.
+NO_FINETUNING = FinetuningProtocol(learning_rates=(1e-3,), steps=1)
 
 
 def train_diffusion_tasks(
@@ -65,7 +68,7 @@ def train_diffusion_tasks(
         layouts: Hidden layers of the networks of the third; none to leave it out.
         unseen_layouts: Hidden layers that it is asked for, of widths and depths that its zoo lacks.
         samples: Networks for each held-out task.
-        workers: 1 to train the other generators in a second process meanwhile, 0 for one after the other.
+        workers: 1 to train the generator of several layouts in a second process meanwhile, 0 for all in this one.
         aims: By figure.
 
     Returns:
@@ -83,21 +86,21 @@ def train_diffusion_tasks(
         console.print(f"{name}: seed {seed}, {len(train)} training tasks, {len(held_out)} held out")
         others = []
         if layouts:
-            few = train[: tasks.by_architecture]
+            some = train[: tasks.by_architecture]
             others.append(
-                pool.submit(layout_rows, networks, layout_learner, layouts, unseen_layouts, few, validation, held_out)
+                pool.submit(layout_rows, networks, layout_learner, layouts, unseen_layouts, some, validation, held_out)
             )
         seconds = networks.build(ZOO, [widths], [*train, *held_out], tasks.data_orders)
         console.print(f"Zoo of {tasks.data_orders * (len(train) + len(held_out))} networks built in {seconds:.0f} s")
-        sparse = pool.submit(
-            evaluated, networks, sparse_learner, widths, train[: tasks.sparse], validation, held_out, samples, SPARSE
-        )
         evaluation, generator = evaluated(
             networks, learner, widths, train, validation, held_out, samples, name, seconds, aims
         )
         generator.save_pretrained(Path(output) / "generator", results=evaluation.results.to_dict())
         rows = list(evaluation.results.rows)
-        sparse_evaluation = sparse.result()[0]
+        few = train[: tasks.sparse]
+        sparse_evaluation, _ = evaluated(
+            networks, sparse_learner, widths, few, validation, held_out, samples, SPARSE, finetuning=NO_FINETUNING
+        )
         rows += [
             Row(f"{SPARSE}_{row.figure}", row.value, row.std, row.n, None, row.better)
             for row in sparse_evaluation.results.rows
@@ -131,6 +134,7 @@ def evaluated(
     name: str,
     zoo_seconds: float = float("nan"),
     aims: Mapping[str, float] | None = None,
+    finetuning: FinetuningProtocol | None = None,
 ) -> tuple[ZooEvaluation, LatentDiffusion]:
     """Train a generator on the zoo's networks of some tasks, and evaluate it on others."""
     seen = networks.read(ZOO, widths, train)
@@ -149,6 +153,7 @@ def evaluated(
         samples=samples,
         seed=networks.seed,
         cost=Cost(seconds, sum(value.numel() for value in generator.parameters()), zoo_seconds, len(seen)),
+        finetuning=finetuning,
         aims=aims,
         name=name,
     )
