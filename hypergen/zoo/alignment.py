@@ -69,8 +69,6 @@ def _match(
     unsettled: Sequence[PermutationGroup],
 ) -> tuple[dict[str, Tensor], bool]:
     """Match one group, by its parameters that no unsettled group touches; tells whether a unit moved."""
-    from scipy.optimize import linear_sum_assignment
-
     touched = {name for other in unsettled for name, _ in other}
     used = [(name, axis) for name, axis in group if name not in touched] or group
     similarity = torch.stack(
@@ -79,12 +77,26 @@ def _match(
             for name, axis in used
         ]
     ).sum(0)  # [networks, reference units, units]
-    orders = [linear_sum_assignment(one, maximize=True)[1] for one in similarity.detach().cpu().numpy()]
-    order = torch.tensor([one.tolist() for one in orders], device=similarity.device)
+    order = _assign(similarity.detach())
     matched = dict(stacked)
     if (order == torch.arange(order.shape[1], device=order.device)).all():
         return matched, False
     return permute_units(matched, group, order), True
+
+
+def _assign(similarity: Tensor) -> Tensor:
+    """Which unit goes with each reference unit, for the greatest sum: [networks, units, units] to [networks, units].
+
+    Where the most similar units are all different, they are the answer: near networks need no solver.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    order = similarity.argmax(2)
+    units = torch.arange(order.shape[1], device=order.device)
+    for number in (order.sort(1).values != units).any(1).nonzero().flatten().tolist():
+        solved = linear_sum_assignment(similarity[number].cpu().numpy(), maximize=True)[1]
+        order[number] = torch.from_numpy(solved).to(order)
+    return order
 
 
 def permute_units(stacked: Mapping[str, Tensor], group: PermutationGroup, order: Tensor) -> dict[str, Tensor]:
