@@ -103,7 +103,7 @@ def diversity_rows() -> list[Row]:
     rows = []
     for name, aims in (("digits-ghn", (0.5, 0.99)), ("logah-tiny", (None, None))):
         parameters = _quiet(lambda name=name: hypergen.predict_params(network, _generator(name)))  # type: ignore[misc]
-        matrices = [key for key, value in parameters.items() if key.endswith("weight") and min(value.shape) >= 768]
+        matrices = [key for key, value in parameters.items() if value.dim() > 1 and min(value.shape) >= 768]
         hidden = [key for key in matrices if ".h." in key]
         over = [effective_rank(parameters[key]) / effective_rank(default[key]) for key in hidden]
         figure = f"gpt2_small_{name.replace('-', '_')}"
