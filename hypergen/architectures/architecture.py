@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from hypergen.architectures.families import build_network, known_families
 
@@ -69,9 +70,17 @@ class Architecture:
         """Build the network at its own default initialisation; on the meta device under ``torch.device("meta")``.
 
         Returns:
-            A module that maps images [batch, channels, height, width] to logits [batch, num_classes].
+            A module that maps images [batch, channels, height, width] to logits [batch, num_classes], or tokens
+            [batch, length] to logits of the next ones [batch, length, vocabulary].
         """
         return build_network(self.family, **self.config)
+
+    def example_inputs(self) -> Tensor:
+        """A batch of one as the network takes it, on the meta device."""
+        config: Mapping[str, Any] = self.config
+        if "context" in config:
+            return torch.empty(1, config["context"], dtype=torch.int64, device="meta")
+        return torch.empty(1, config["channels"], config["image_size"], config["image_size"], device="meta")
 
     def to_json(self) -> dict[str, JSON]:
         """The architecture as plain JSON."""

@@ -1,4 +1,4 @@
-"""Families of image classifiers by name."""
+"""Families of networks by name."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import nn
 
 from hypergen.architectures.conv_nets import ConvNet
 from hypergen.architectures.dense_net import DenseNet
+from hypergen.architectures.gpt import GPT
 from hypergen.architectures.mlp import MLP
 from hypergen.architectures.token_nets import Mixer, VisionTransformer
 
-_FAMILIES: dict[str, Callable[..., nn.Module]] = {
+_IMAGE_CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
     "cnn": partial(ConvNet, block="plain"),
     "resnet": partial(ConvNet, block="basic"),
@@ -26,11 +27,17 @@ _FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "mixer": Mixer,
     "vit": VisionTransformer,
 }
+_FAMILIES: dict[str, Callable[..., nn.Module]] = {**_IMAGE_CLASSIFIERS, "gpt": GPT}
 
 
 def known_families() -> list[str]:
     """The names of all families."""
     return list(_FAMILIES)
+
+
+def image_classifier_families() -> list[str]:
+    """The names of the families that map images to logits."""
+    return list(_IMAGE_CLASSIFIERS)
 
 
 def build_network(family: str, **config: Any) -> nn.Module:

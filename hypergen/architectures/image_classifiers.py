@@ -9,11 +9,11 @@ from typing import Any
 from hypergen.architectures.architecture import JSON, Architecture
 from hypergen.architectures.cost import network_cost
 from hypergen.architectures.draws import FAMILY_NORMS, Ranges, draw_config
-from hypergen.architectures.families import known_families
+from hypergen.architectures.families import image_classifier_families
 from hypergen.architectures.layers import ACTIVATIONS
 
 HELD_OUT_FAMILY = "inverted_bottleneck"
-TRAINING_FAMILIES = tuple(family for family in known_families() if family != HELD_OUT_FAMILY)
+TRAINING_FAMILIES = tuple(family for family in image_classifier_families() if family != HELD_OUT_FAMILY)
 _ATTEMPTS = 1000
 
 
@@ -133,7 +133,7 @@ def _check(config: Mapping[str, Any]) -> None:
             f"min_parameters {config['min_parameters']} is greater than max_parameters {config['max_parameters']}"
         )
     known = {
-        "families": known_families(),
+        "families": image_classifier_families(),
         "norms": ["batch", "layer", "group", "none"],
         "activations": list(ACTIVATIONS),
     }

@@ -54,7 +54,7 @@ def norm2d_factory(name: str, groups: int = 4) -> NormFactory:
 
 
 def norm1d_factory(name: str) -> NormFactory:
-    """A norm for vectors [..., features]: batch (vectors [batch, features] only), layer or none.
+    """A norm for vectors [..., features]: batch (vectors [batch, features] only), layer, rms or none.
 
     Raises:
         ValueError: The name is unknown.
@@ -62,6 +62,7 @@ def norm1d_factory(name: str) -> NormFactory:
     factories: dict[str, NormFactory] = {
         "batch": nn.BatchNorm1d,
         "layer": nn.LayerNorm,
+        "rms": nn.RMSNorm,
         "none": lambda features: nn.Identity(),
     }
     return _choose_norm(factories, name)

@@ -12,11 +12,11 @@ from hypergen.architectures.layers import activation_factory, norm1d_factory
 class FeedForward(nn.Module):
     """Linear, activation, linear on the last axis."""
 
-    def __init__(self, features: int, hidden: int, activation: str) -> None:
+    def __init__(self, features: int, hidden: int, activation: str, bias: bool = True) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(features, hidden)
+        self.fc1 = nn.Linear(features, hidden, bias=bias)
         self.activation = activation_factory(activation)()
-        self.fc2 = nn.Linear(hidden, features)
+        self.fc2 = nn.Linear(hidden, features, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [..., features] to [..., features]."""

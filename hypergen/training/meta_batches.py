@@ -59,11 +59,7 @@ def trace_architecture(architecture: Architecture) -> TracedArchitecture:
     """Build on the meta device, trace and describe."""
     with torch.device("meta"):
         network = architecture.build()
-    config = architecture.config
-    channels: Any = config["channels"]
-    size: Any = config["image_size"]
-    inputs = torch.empty(1, channels, size, size, device="meta")
-    return TracedArchitecture(architecture, graph_features(trace(network, inputs)))
+    return TracedArchitecture(architecture, graph_features(trace(network, architecture.example_inputs())))
 
 
 class MetaBatches(IterableDataset):
