@@ -9,7 +9,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.connection import Connection, wait
@@ -27,6 +27,8 @@ from hypergen.graph.properties import violations
 _MAX_BYTES = 8 * 2**30
 # How much longer than it computes a process may take where others want the cores, too.
 _BUSY = 10
+# Seconds of computing within which PyTorch itself has to show that it can run what could not be traced.
+_SECONDS_TO_RUN = 10
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -73,7 +75,7 @@ def warm_up() -> None:
     hypergen.trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.Linear(4, 8), layer), torch.zeros(1, 3, 4, 4))
 
 
-def trace_in_forks(cases: Iterable[Case], workers: int = 1, limit: float = 300.0) -> Iterator[Traced]:
+def trace_in_forks(cases: Iterable[Case], workers: int = 1, limit: float = 60.0) -> Iterator[Traced]:
     """Build, trace and check networks, each in a process of its own.
 
     Args:
@@ -127,12 +129,32 @@ def _send(case: Case, connection: Connection, limit: float) -> None:
     # A network that is too large to be built for real fails by itself, not by what the system kills for want of memory.
     resource.setrlimit(resource.RLIMIT_DATA, (_MAX_BYTES, _MAX_BYTES))
     seconds = max(1, math.ceil(limit))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 2 * _SECONDS_TO_RUN))
     traced = trace_case(case)
     if traced.failure and case.not_run:
-        with suppress(Exception):
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds + 2 * _SECONDS_TO_RUN,) * 2)
+        with suppress(Exception, _TimeUp), _interrupted_after(_SECONDS_TO_RUN):
             traced.not_run = _one_line(case.not_run())
     connection.send(traced)
+
+
+class _TimeUp(BaseException):
+    """Is no error of the network's that runs for too long."""
+
+
+@contextmanager
+def _interrupted_after(seconds: float) -> Iterator[None]:
+    """Raise :class:`_TimeUp` after so many seconds of computing, at the next step of Python's."""
+
+    def interrupt(*_: Any) -> None:
+        raise _TimeUp
+
+    signal.signal(signal.SIGPROF, interrupt)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def trace_case(case: Case) -> Traced:

@@ -1,6 +1,7 @@
 """The sweep over networks: what it prints, and that failures and wrong graphs are counted and named."""
 
 import json
+from contextlib import suppress
 
 import pytest
 import torch
@@ -98,6 +99,19 @@ def test_what_takes_too_long_is_ended():
     ended = list(trace_in_forks([Case(name, hangs) for name in names], workers=2, limit=0.2))
     assert sorted(traced.case for traced in ended) == names
     assert all("more than" in traced.failure for traced in ended)
+
+
+def test_pytorch_has_to_show_soon_that_it_can_run_what_was_not_traced(monkeypatch):
+    monkeypatch.setattr(trace_sweep, "_SECONDS_TO_RUN", 1)
+
+    def runs_forever():
+        while True:
+            with suppress(Exception):
+                sum(range(1000))
+
+    [ended] = trace_in_forks([Case("slow", Fails, vectors, not_run=runs_forever)])
+    assert "no such thing" in ended.failure
+    assert ended.not_run == ""
 
 
 @pytest.mark.parametrize(("only", "limit", "chosen"), [("o", None, "good"), ("d", 2, "good dead"), ("", 1, "good")])
