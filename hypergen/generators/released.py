@@ -144,6 +144,9 @@ class ReleasedGraphHypernetwork(Generator):
         for target in graph.targets:
             groups[self._group(target)].append(target)
         parameters: Parameters = {}
+        # Weights of which as many rows and columns are decoded go through the decoder together: reading its own
+        # parameters, a gigabyte in the largest, takes longer than the products.
+        together: dict[tuple[int, int], list[tuple[list[int], list[Target]]]] = defaultdict(list)
         for (kind, *shape), targets in groups.items():
             own = states[[target.node for target in targets]]
             if kind == "vector":
@@ -158,9 +161,11 @@ class ReleasedGraphHypernetwork(Generator):
                     (t.name, self._weight(v[:, :, None, None], t)) for t, v in zip(targets, values, strict=True)
                 )
             else:
-                parameters.update(
-                    (t.name, self._weight(v, t)) for t, v in zip(targets, self.decoder(own, shape), strict=True)
-                )
+                together[self.decoder.limits(shape)].append((shape, targets))
+        for parts in together.values():
+            decoded = self.decoder([(states[[target.node for target in targets]], shape) for shape, targets in parts])
+            for (_, targets), values in zip(parts, decoded, strict=True):
+                parameters.update((t.name, self._weight(v, t)) for t, v in zip(targets, values, strict=True))
         return parameters
 
     def predict(
@@ -241,12 +246,12 @@ class ReleasedGraphHypernetwork(Generator):
         out, columns = shape[:2]
         result = {}
         # All nodes at once: for one alone, reading the decoder's own weights takes longer than the product.
-        factors = zip(*self.decoder.factors(states, *self.decoder.limits(shape)), strict=True)
-        for (a, b), target in zip(factors, targets, strict=True):
-            if self.language:
-                a = a * (self.initializer_range / (_product_std(a, b, out, columns) + 1e-7))
-            else:
-                a = self._scaled(a, target.shape)
+        rows, others = self.decoder.factors(states, *self.decoder.limits(shape))
+        if self.language:
+            rows = rows * (self.initializer_range / (_product_std(rows, others, out, columns) + 1e-7))[:, None, None]
+        else:
+            rows = self._scaled(rows, targets[0].shape)
+        for a, b, target in zip(rows, others, targets, strict=True):
             full = states.new_empty(out, columns)
             first = full[: len(a), : len(b)]
             torch.mm(a, b.t(), out=first)
@@ -308,16 +313,17 @@ def _repeated(values: Tensor, length: int) -> Tensor:
     return values.repeat(math.ceil(length / len(values)))[:length] if length > len(values) else values[:length]
 
 
-def _product_std(a: Tensor, b: Tensor, rows: int, columns: int) -> float:
-    """Standard deviation of ``a bᵀ`` repeated to ``[rows, columns]``, without forming it."""
+def _product_std(a: Tensor, b: Tensor, rows: int, columns: int) -> Tensor:
+    """Standard deviations ``[n]`` of ``a bᵀ`` repeated to ``[rows, columns]``, without forming it."""
     weighted = []
     for factor, size in ((a, rows), (b, columns)):
-        factor = factor.double()
-        index = torch.arange(len(factor), device=factor.device)
-        times = size // len(factor) + (index < size % len(factor)).double()
-        counted = factor * times[:, None]
-        weighted.append((counted.sum(0), counted.t() @ factor))
+        turns, rest = divmod(size, factor.shape[1])
+        counts = turns + (torch.arange(factor.shape[1], device=factor.device) < rest).to(factor)
+        squares = turns * (factor.mT @ factor)
+        if rest:
+            squares = squares + factor[:, :rest].mT @ factor[:, :rest]
+        weighted.append(((counts @ factor).double(), squares.double()))
     count = rows * columns
-    total = float(weighted[0][0] @ weighted[1][0])
-    squares = float((weighted[0][1] * weighted[1][1]).sum())
-    return math.sqrt(max(squares - total**2 / count, 0.0) / max(count - 1, 1))
+    total = (weighted[0][0] * weighted[1][0]).sum(1)
+    squares = (weighted[0][1] * weighted[1][1]).sum((1, 2))
+    return ((squares - total**2 / count).clamp_min(0) / max(count - 1, 1)).sqrt().to(a)

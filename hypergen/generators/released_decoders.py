@@ -44,18 +44,20 @@ class ReleasedConvDecoder(nn.Module):
         """Rows and columns that are decoded for a weight of this shape ``(out, in, height, width)``; more repeat."""
         return min(shape[0], self.out), min(shape[1], self.inputs)
 
-    def forward(self, states: Tensor, shape: Sequence[int]) -> Tensor:
-        """``[n, hidden]`` → ``[n, rows, columns, height, width]``."""
-        rows, columns = self.limits(shape)
-        height, width = (min(side, self.grid) for side in shape[2:])
-        spread = self._spread(states, height, width)
-        values = self._mix(spread, rows, columns).view(len(states), height, width, rows, columns)
-        values = values.permute(0, 3, 4, 1, 2)
-        if tuple(shape[2:]) != (height, width):
-            values = F.interpolate(values.flatten(0, 1), tuple(shape[2:]), mode="bilinear").view(
-                len(states), rows, columns, *shape[2:]
-            )
-        return values
+    def forward(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> list[Tensor]:
+        """Pairs of states ``[n, hidden]`` and a shape, of equal limits → ``[n, rows, columns, height, width]`` each."""
+        rows, columns = self.limits(parts[0][1])
+        kernels = [tuple(min(side, self.grid) for side in shape[2:]) for _, shape in parts]
+        spread = [self._spread(states, *kernel) for (states, _), kernel in zip(parts, kernels, strict=True)]
+        mixed = self._mix(torch.cat(spread), rows, columns).split([len(one) for one in spread])
+        decoded = []
+        for (states, shape), kernel, values in zip(parts, kernels, mixed, strict=True):
+            values = values.view(len(states), *kernel, rows, columns).permute(0, 3, 4, 1, 2)
+            if tuple(shape[2:]) != kernel:
+                values = F.interpolate(values.flatten(0, 1), tuple(shape[2:]), mode="bilinear")
+                values = values.view(len(states), rows, columns, *shape[2:])
+            decoded.append(values)
+        return decoded
 
     def classifier(self, states: Tensor, shape: Sequence[int]) -> Tensor:
         """Weights of classification layers: ``[n, hidden]`` → ``[n, trained classes, columns]``."""
@@ -115,12 +117,15 @@ class ReleasedLowRankDecoder(nn.Module):
             parts.append(values.flatten(1)[:, : count * self.rank].view(len(states), count, -1))
         return parts[0], parts[1]
 
-    def forward(self, states: Tensor, shape: Sequence[int]) -> Tensor:
-        """``[n, hidden]`` → ``[n, rows, columns, height, width]``."""
-        rows, columns = self.limits(shape)
-        height, width = shape[2], shape[3]
-        a, b = self.factors(states, rows * height, columns * width)
-        return (a @ b.transpose(1, 2)).view(-1, rows, height, columns, width).transpose(2, 3)
+    def forward(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> list[Tensor]:
+        """Pairs of states ``[n, hidden]`` and a shape → ``[n, rows, columns, height, width]`` each."""
+        decoded = []
+        for states, shape in parts:
+            rows, columns = self.limits(shape)
+            height, width = shape[2:]
+            a, b = self.factors(states, rows * height, columns * width)
+            decoded.append((a @ b.transpose(1, 2)).view(-1, rows, height, columns, width).transpose(2, 3))
+        return decoded
 
     def pairs(self, states: Tensor, length: int) -> Tensor:
         """Weights and biases of vectors of this length: ``[n, hidden]`` → ``[n, 2, length, rounded up]``.
