@@ -98,7 +98,7 @@ def train_plainly(steps: int) -> list[tuple[int, float]]:
     module, batches, _ = _configured(steps)
     batches.setup()
     generator = module.generator
-    images, labels = batches.images.tensors("train")
+    images, labels = batches.data.tensors("train")
     loader = batches.train_dataloader().dataset
     assert isinstance(loader, MetaBatches)
     optimizer = torch.optim.AdamW(generator.parameters(), lr=module.learning_rate)
@@ -136,8 +136,8 @@ def _configured(steps: int) -> tuple[Any, Any, Any]:
     pl.seed_everything(config.seed, verbose=False)
     images, space, generator = instantiate(config.data), instantiate(config.space), instantiate(config.generator)
     images.setup()
-    module = instantiate(config.training)(generator=generator, images=images)
-    batches = instantiate(config.meta_batches)(images=images, space=space)
+    module = instantiate(config.training)(generator=generator, data=images)
+    batches = instantiate(config.meta_batches)(data=images, space=space)
     make_trainer = instantiate(config.trainer)
     return module, batches, partial(make_trainer, **_strategy(make_trainer))
 

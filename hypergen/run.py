@@ -26,10 +26,11 @@ from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
 import hypergen
-from hypergen.architectures import ImageClassifierSpace
-from hypergen.data import ImageDataModule
+from hypergen.architectures import Space
+from hypergen.data import ImageDataModule, TextDataModule
 from hypergen.errors import HypergenError
 from hypergen.evaluation import Evaluation, Results, Row
+from hypergen.evaluation.language_models import LanguageModelEvaluation
 from hypergen.generators.generator import Generator
 from hypergen.parameters import calibrate_batch_norm
 from hypergen.parameters.batches import evaluation_mode
@@ -54,15 +55,15 @@ def train_graph_hypernetwork(
     name: str,
     output: str,
     seed: int,
-    data: ImageDataModule,
-    space: ImageClassifierSpace,
+    data: ImageDataModule | TextDataModule,
+    space: Space,
     generator: Generator,
     meta_batches: Callable[..., pl.LightningDataModule],
     training: Callable[..., pl.LightningModule],
     trainer: Callable[..., pl.Trainer],
     logger: Logger | None = None,
     callbacks: Mapping[str, pl.Callback] | None = None,
-    evaluation: Callable[..., Evaluation] | None = None,
+    evaluation: Callable[..., Evaluation | LanguageModelEvaluation] | None = None,
     evaluate: bool = True,
     ckpt_path: str | None = None,
 ) -> Path:
@@ -72,11 +73,11 @@ def train_graph_hypernetwork(
         name: Of the experiment.
         output: The folder that everything is written into.
         seed: Of this run; the caller has seeded the global generators with it before ``generator`` was made.
-        data: The images that targets classify.
+        data: What targets are trained on.
         space: The distribution of training targets.
         generator: The graph hypernetwork.
-        meta_batches: Makes the data module of training from ``images`` and ``space``.
-        training: Makes the LightningModule from ``generator`` and ``images``.
+        meta_batches: Makes the data module of training from ``data`` and ``space``.
+        training: Makes the LightningModule from ``generator`` and ``data``.
         trainer: Makes the trainer.
         logger: Where figures of training go.
         callbacks: By name.
@@ -92,11 +93,11 @@ def train_graph_hypernetwork(
         TrainingInterrupted: A signal stopped training; a checkpoint was saved.
     """
     console = Console()
-    module = training(generator=generator, images=data)
+    module = training(generator=generator, data=data)
     number = sum(parameter.numel() for parameter in generator.parameters())
     console.print(f"{name}: training a {type(generator).__name__} of {number:,} parameters, seed {seed}")
     begun = time.monotonic()
-    batches = {"datamodule": meta_batches(images=data, space=space)}
+    batches = {"datamodule": meta_batches(data=data, space=space)}
     fit(module, batches, trainer, logger, callbacks, output, ckpt_path)
     console.print(f"Trained in {time.monotonic() - begun:.0f} s")
     folder = Path(output) / "generator"

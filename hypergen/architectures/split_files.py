@@ -1,15 +1,17 @@
-"""Reading the splits: the files under ``datasets/``, which travel inside an installed package."""
+"""Training architectures, and reading the splits: the files under ``datasets/``, which travel inside an installed package."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from hypergen.architectures.architecture import Architecture
+from hypergen.architectures.architecture import JSON, Architecture
 from hypergen.architectures.image_classifiers import ImageClassifierSpace
+from hypergen.architectures.language_models import LANGUAGE_MODEL_SPLITS, language_model_split
 
 SPLITS = ("validation", "test", "wide", "deep", "no_norm", "new_family")
 _DATASET = "image_classifiers_digits"
@@ -63,7 +65,21 @@ def _read(name: str, root: str | Path | None) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def held_out_names() -> frozenset[str]:
     """The names of all architectures in the splits that come with hypergen."""
-    return frozenset(architecture.name for split in SPLITS for architecture in load_split(split))
+    image_classifiers = (architecture for split in SPLITS for architecture in load_split(split))
+    language_models = (architecture for split in LANGUAGE_MODEL_SPLITS for architecture in language_model_split(split))
+    return frozenset(architecture.name for architecture in chain(image_classifiers, language_models))
+
+
+class Space(Protocol):
+    """A distribution of architectures, such as :class:`ImageClassifierSpace`."""
+
+    def sample(self, seed: int) -> Architecture:
+        """Draw an architecture; the same for the same seed."""
+        ...
+
+    def to_json(self) -> dict[str, JSON]:
+        """The keyword arguments that make an equal space."""
+        ...
 
 
 class TrainingStream:
@@ -75,7 +91,7 @@ class TrainingStream:
         held_out: Names never to show; None for all splits that come with hypergen.
     """
 
-    def __init__(self, space: ImageClassifierSpace, offset: int = 0, held_out: frozenset[str] | None = None) -> None:
+    def __init__(self, space: Space, offset: int = 0, held_out: frozenset[str] | None = None) -> None:
         self.space = space
         self.offset = offset
         self.held_out = held_out_names() if held_out is None else held_out

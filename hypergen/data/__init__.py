@@ -6,10 +6,16 @@ if TYPE_CHECKING:
     from hypergen.data.digits import DigitsDataModule
     from hypergen.data.images import ImageDataModule
     from hypergen.data.parquet import ParquetImageDataModule
+    from hypergen.data.text import TextDataModule
 
-__all__ = ["DigitsDataModule", "ImageDataModule", "ParquetImageDataModule"]
+__all__ = ["DigitsDataModule", "ImageDataModule", "ParquetImageDataModule", "TextDataModule"]
 
-_MODULES = {"DigitsDataModule": "digits", "ImageDataModule": "images", "ParquetImageDataModule": "parquet"}
+_MODULES = {
+    "DigitsDataModule": "digits",
+    "ImageDataModule": "images",
+    "ParquetImageDataModule": "parquet",
+    "TextDataModule": "text",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,8 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from hypergen.data.task import CLASSIFICATION
+
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
 
@@ -28,7 +30,10 @@ class ImageDataModule(LightningDataModule):
         image_size: Height and width of the images.
         channels: Channels of the images.
         num_classes: Number of classes.
+        task: What networks on this data are trained for and measured by.
     """
+
+    task = CLASSIFICATION
 
     image_size: int
     channels: int

@@ -1,4 +1,4 @@
-"""The images that a protocol trains, selects and measures on, as plain tensors."""
+"""What a protocol trains, selects and measures on, as plain tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class HasTensors(Protocol):
 
 
 class ImageData(NamedTuple):
-    """Images [N, channels, height, width] and labels [N] of each split."""
+    """Images [N, channels, height, width] and labels [N] of each split; or tokens and next ones, [N, length] each."""
 
     train: tuple[Tensor, Tensor]
     validation: tuple[Tensor, Tensor]

@@ -150,12 +150,12 @@ def _prediction_tasks(
     seed: int,
 ) -> Iterator[PredictionTask]:
     for split, architecture in pairs:
-        parameters, failure = _predict(generator, architecture, example_inputs)
+        parameters, failure = predict_architecture(generator, architecture, example_inputs)
         with_steps = split == TEST and architecture.name in kept
         yield PredictionTask(architecture, pack(parameters), failure, protocol if with_steps else None, seed)
 
 
-def _predict(
+def predict_architecture(
     generator: Any, architecture: Architecture, example_inputs: Tensor
 ) -> tuple[dict[str, Tensor], str | None]:
     """The prediction, or why there is none that can be used."""

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hypergen.architectures import Architecture
+from hypergen.data.task import CLASSIFICATION, Task
 
 BATCH_SIZE = 64
 
@@ -35,17 +35,25 @@ def steps_per_epoch(samples: int, batch_size: int = BATCH_SIZE) -> int:
 
 
 def training_steps(
-    model: nn.Module, images: Tensor, labels: Tensor, *, learning_rate: float, seed: int, batch_size: int = BATCH_SIZE
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    learning_rate: float,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
+    task: Task = CLASSIFICATION,
 ) -> Iterator[int]:
-    """Train in place with Adam on cross-entropy, a step per item.
+    """Train in place with Adam on the loss of a task, a step per item.
 
     Args:
         model: Left in training mode; whoever evaluates it in between puts back each module's mode.
-        images: [N, channels, height, width].
-        labels: [N], int64.
+        inputs: Images [N, channels, height, width], or tokens [N, length].
+        labels: [N], or [N, length], int64.
         learning_rate: Constant.
-        seed: Of the order of the images.
-        batch_size: Images per step.
+        seed: Of the order of the samples.
+        batch_size: Samples per step.
+        task: What gives the loss.
 
     Yields:
         The number of steps made so far, from 1 and without end, unless the loss stops being finite.
@@ -56,9 +64,9 @@ def training_steps(
     model.train()
     done = 0
     while True:
-        order = torch.randperm(len(images), generator=shuffle)
-        for batch in order.split(batch_size)[: steps_per_epoch(len(images), batch_size)]:
-            loss = F.cross_entropy(model(images[batch]), labels[batch])
+        order = torch.randperm(len(inputs), generator=shuffle)
+        for batch in order.split(batch_size)[: steps_per_epoch(len(inputs), batch_size)]:
+            loss = task.loss(model(inputs[batch]), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

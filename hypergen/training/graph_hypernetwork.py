@@ -9,10 +9,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hypergen.architectures import Architecture
-from hypergen.data import ImageDataModule
+from hypergen.data import ImageDataModule, TextDataModule
+from hypergen.data.task import LANGUAGE_MODELLING, Task
 from hypergen.generators.features import GraphFeatures, batch_graphs
 from hypergen.generators.graph_hypernetwork import GraphHypernetwork
 from hypergen.training.meta_batches import MetaBatch, TracedArchitecture
@@ -21,14 +21,14 @@ from hypergen.training.meta_batches import MetaBatch, TracedArchitecture
 class GraphHypernetworkTraining(pl.LightningModule):
     """Minimises the mean loss of networks at their predicted parameters over a distribution of architectures.
 
-    Each step predicts the parameters of a meta-batch of networks in one pass, runs every network on images of its
+    Each step predicts the parameters of a meta-batch of networks in one pass, runs every network on samples of its
     own through :func:`torch.func.functional_call`, and sends the gradients with respect to its parameters back into
     the generator. A network whose loss lies above that of guessing counts less, by the ratio of the two; one whose
     loss or gradient is not finite counts nothing and is logged as skipped.
 
     Args:
         generator: The graph hypernetwork.
-        images: The images that targets classify.
+        data: What targets are trained on; its ``task`` gives the loss.
         steps: Length of the learning rate schedule: linear warm-up, then cosine to a fiftieth.
         learning_rate: Peak learning rate of AdamW for the encoder and the heads.
         table_learning_rate: The same for the channel tables, whose entries are of unit size.
@@ -37,12 +37,15 @@ class GraphHypernetworkTraining(pl.LightningModule):
         max_gradient_norm: What the gradient of each network with respect to its parameters is clipped to.
         image_noise: Standard deviation of noise added to the (standardised) training images. Long runs pass over the
             images many thousand times and would otherwise learn them by heart.
+
+    Raises:
+        ValueError: Noise is asked for on tokens.
     """
 
     def __init__(
         self,
         generator: GraphHypernetwork,
-        images: ImageDataModule,
+        data: ImageDataModule | TextDataModule,
         steps: int,
         learning_rate: float = 2e-3,
         table_learning_rate: float = 3e-2,
@@ -52,7 +55,9 @@ class GraphHypernetworkTraining(pl.LightningModule):
         image_noise: float = 0.0,
     ) -> None:
         super().__init__()
-        self.generator, self.images = generator, images
+        if image_noise and data.task == LANGUAGE_MODELLING:
+            raise ValueError(f"image_noise={image_noise} can't be added to tokens; set it to 0")
+        self.generator, self.data = generator, data
         self.steps, self.warmup_steps = steps, warmup_steps
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.weight_decay, self.max_gradient_norm = weight_decay, max_gradient_norm
@@ -70,21 +75,19 @@ class GraphHypernetworkTraining(pl.LightningModule):
             self._targets[number] = _Target(traced.architecture, traced.features, self.device)
         targets = [self._targets[number] for number in batch.numbers]
         predicted = self.generator(batch_graphs([target.features for target in targets], self.device))
-        images, labels = self._tensors("train")
-        losses, hits, gradients = [], 0.0, []
-        for target, flat, chosen in zip(
-            targets, predicted, torch.from_numpy(batch.images).to(self.device), strict=True
-        ):
-            loss, accuracy, gradient = target.gradient(
-                flat.detach(), self._noisy(images[chosen], batch.step, chosen), labels[chosen]
+        losses, metrics, gradients = [], [], []
+        for target, flat, chosen in zip(targets, predicted, torch.from_numpy(batch.samples), strict=True):
+            inputs, labels = self._samples("train", chosen)
+            loss, metric, gradient = target.gradient(
+                flat.detach(), self._noisy(inputs, batch.step, chosen), labels, self.data.task
             )
             losses.append(loss)
-            hits += accuracy
+            metrics.append(metric)
             gradients.append(gradient)
         finite = [math.isfinite(loss) for loss in losses]
         self.skipped += len(losses) - sum(finite)
         loss = sum(loss for loss, ok in zip(losses, finite, strict=True) if ok) / max(sum(finite), 1)
-        shown: dict[str, Any] = {"train/loss": loss, "train/accuracy": hits / len(targets)}
+        shown: dict[str, Any] = {"train/loss": loss, f"train/{self.data.task.metric}": sum(metrics) / len(targets)}
         self.log_dict(shown, prog_bar=True, batch_size=len(targets), sync_dist=True)
         self.log("train/skipped", float(self.skipped), prog_bar=True, reduce_fx="sum", sync_dist=True)
         weighted = [self._clipped(gradient) / len(targets) for gradient in gradients]
@@ -101,12 +104,13 @@ class GraphHypernetworkTraining(pl.LightningModule):
         return gradient * (self.max_gradient_norm / gradient.norm().clamp(min=self.max_gradient_norm))
 
     def validation_step(self, batch: TracedArchitecture, batch_idx: int) -> None:
-        """Accuracy of one unseen network on the validation images, with the statistics of its own batch."""
+        """The metric of one unseen network on the validation samples, with the statistics of its own batch."""
         target = _Target(batch.architecture, batch.features, self.device)
         (flat,) = self.generator(batch_graphs([batch.features], self.device))
-        images, labels = self._tensors("validation")
-        accuracy = (target.logits(flat, images).argmax(1) == labels).float().mean()
-        self.log("val/accuracy", accuracy, prog_bar=True, batch_size=1, sync_dist=True)
+        inputs, labels = self._samples("validation")
+        task = self.data.task
+        metric = task.measure(target.logits(flat, inputs), labels)
+        self.log(f"val/{task.metric}", metric, prog_bar=True, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW with two learning rates, warm-up and cosine decay."""
@@ -127,9 +131,11 @@ class GraphHypernetworkTraining(pl.LightningModule):
         cosine = 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1)))
         return min(1.0, (step + 1) / self.warmup_steps) * (0.02 + 0.98 * cosine)
 
-    def _tensors(self, split: str) -> tuple[Tensor, Tensor]:
-        images, labels = self.images.tensors(split)
-        return images.to(self.device), labels.to(self.device)
+    def _samples(self, split: str, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        inputs, labels = self.data.tensors(split)
+        if chosen is not None:
+            inputs, labels = inputs[chosen], labels[chosen]
+        return inputs.to(self.device), labels.to(self.device)
 
 
 class _Target:
@@ -147,25 +153,25 @@ class _Target:
         # Training mode uses the statistics of the batch; the running ones are written and never read.
         self.buffers = {name: torch.zeros_like(b, device=device) for name, b in self.module.named_buffers()}
 
-    def logits(self, flat: Tensor, images: Tensor) -> Tensor:
+    def logits(self, flat: Tensor, inputs: Tensor) -> Tensor:
         parameters = self.features.layout.unflatten(flat)
         values = {**parameters, **self.buffers}
         # Looking for tied weights at each call takes a tenth of it.
-        return torch.func.functional_call(self.module, values, (images,), tie_weights=self.tied)
+        return torch.func.functional_call(self.module, values, (inputs,), tie_weights=self.tied)
 
-    def gradient(self, flat: Tensor, images: Tensor, labels: Tensor) -> tuple[float, float, Tensor]:
-        """Loss, accuracy, and the gradient of the loss with respect to the parameters, weighted by the loss."""
+    def gradient(self, flat: Tensor, inputs: Tensor, labels: Tensor, task: Task) -> tuple[float, float, Tensor]:
+        """Loss, metric, and the gradient of the loss with respect to the parameters, weighted by the loss."""
         flat = flat.requires_grad_()
-        logits = self.logits(flat, images)
-        loss = F.cross_entropy(logits, labels)
+        logits = self.logits(flat, inputs)
+        loss = task.loss(logits, labels)
         value = loss.item()
         if not math.isfinite(value):
             return value, 0.0, torch.zeros_like(flat)
         (gradient,) = torch.autograd.grad(loss, flat)
         if not torch.isfinite(gradient).all():
             return math.nan, 0.0, torch.zeros_like(flat)
-        accuracy = (logits.detach().argmax(1) == labels).float().mean().item()
-        return value, accuracy, gradient / max(value / math.log(logits.shape[1]), 1.0)
+        guessing = math.log(logits.shape[-1])
+        return value, task.measure(logits.detach(), labels), gradient / max(value / guessing, 1.0)
 
 
 class _WithGradients(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Meta-batches: a few training architectures a step, each with images of its own, traced ahead by loader workers."""
+"""Meta-batches: a few training architectures a step, each with samples of its own, traced ahead by loader workers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from hypergen.architectures import Architecture, ImageClassifierSpace, TrainingStream, load_split, load_split_space
-from hypergen.data import ImageDataModule
+from hypergen.architectures import Architecture, Space, TrainingStream, load_split, load_split_space
+from hypergen.data import ImageDataModule, TextDataModule
 from hypergen.generators.features import GraphFeatures, graph_features
 from hypergen.graph import trace
 from hypergen.training.checkpoints import outlive_signals
@@ -42,7 +42,7 @@ class MetaBatch:
     Attributes:
         step: The global step.
         numbers: The architecture of each network, as its number in the training stream.
-        images: Indices of the training images of each network, ``[networks, images_per_network]``, int64; an array,
+        samples: Indices of the training samples of each network, ``[networks, samples_per_network]``, int64; an array,
             which travels from a loader worker without shared memory.
         traced: The architectures among them that this process has not been sent before.
         networks: Networks in this step over all processes.
@@ -50,7 +50,7 @@ class MetaBatch:
 
     step: int
     numbers: tuple[int, ...]
-    images: np.ndarray
+    samples: np.ndarray
     traced: dict[int, TracedArchitecture]
     networks: int
 
@@ -65,7 +65,7 @@ def trace_architecture(architecture: Architecture) -> TracedArchitecture:
 class MetaBatches(IterableDataset):
     """The meta-batches of a training run, from any step on.
 
-    Which architectures and images a step takes depends on the seed and the step alone: a run that is resumed sees
+    Which architectures and samples a step takes depends on the seed and the step alone: a run that is resumed sees
     what it would have seen, and the processes of a distributed run share one meta-batch out. Architectures come from
     a pool, each traced when first needed and sent once: tracing costs several times as much as a training step of
     the same network.
@@ -73,10 +73,10 @@ class MetaBatches(IterableDataset):
     Args:
         stream: Training architectures by number.
         pool: How many different ones are used.
-        num_images: Training images.
+        num_samples: Training samples: images, or windows of text.
         networks: Networks per step over all processes; a multiple of ``world_size``.
-        images_per_network: Images per network and step.
-        seed: Decides architectures and images.
+        samples_per_network: Samples per network and step.
+        seed: Decides architectures and samples.
         start: The first step.
         rank: This process.
         world_size: Processes that share a step.
@@ -86,9 +86,9 @@ class MetaBatches(IterableDataset):
         self,
         stream: TrainingStream,
         pool: int,
-        num_images: int,
+        num_samples: int,
         networks: int = 8,
-        images_per_network: int = 64,
+        samples_per_network: int = 64,
         seed: int = 0,
         start: int = 0,
         rank: int = 0,
@@ -98,16 +98,16 @@ class MetaBatches(IterableDataset):
             raise ValueError(
                 f"networks_per_step={networks} can't be shared out over {world_size} processes; make it a multiple"
             )
-        self.stream, self.pool, self.num_images = stream, pool, num_images
-        self.networks, self.images_per_network, self.seed = networks, images_per_network, seed
+        self.stream, self.pool, self.num_samples = stream, pool, num_samples
+        self.networks, self.samples_per_network, self.seed = networks, samples_per_network, seed
         self.start, self.rank, self.world_size = start, rank, world_size
 
     def draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """This process's share of a step: numbers ``[networks]``, image indices ``[networks, images_per_network]``."""
+        """This process's share of a step: numbers ``[networks]``, samples ``[networks, samples_per_network]``."""
         rng = np.random.default_rng((self.seed, step))
         numbers = rng.integers(self.pool, size=self.networks)
-        images = rng.integers(self.num_images, size=(self.networks, self.images_per_network))
-        return numbers[self.rank :: self.world_size], images[self.rank :: self.world_size]
+        samples = rng.integers(self.num_samples, size=(self.networks, self.samples_per_network))
+        return numbers[self.rank :: self.world_size], samples[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[MetaBatch]:
         worker = get_worker_info()
@@ -115,52 +115,52 @@ class MetaBatches(IterableDataset):
         sent: set[int] = set()  # by all workers: each replays the draws, so none sends what another has sent
         step = self.start
         while True:
-            numbers, images = self.draw(step)
+            numbers, samples = self.draw(step)
             new = sorted(set(numbers.tolist()) - sent)
             sent.update(new)
             if (step - self.start) % count == own:
                 traced = {number: trace_architecture(self.stream[number]) for number in new}
-                yield MetaBatch(step, tuple(numbers.tolist()), images, traced, self.networks)
+                yield MetaBatch(step, tuple(numbers.tolist()), samples, traced, self.networks)
             step += 1
 
 
 class MetaBatchDataModule(pl.LightningDataModule):
-    """Meta-batches over an architecture space and an image data set.
+    """Meta-batches over an architecture space and a data set.
 
     Training is endless: bound it with the trainer's ``max_steps``. The loader starts at the trainer's global step,
     which makes resuming exact.
 
     Args:
-        images: The images that targets classify.
+        data: What targets are trained on.
         space: The distribution of targets.
         networks_per_step: Networks per step over all processes.
-        images_per_network: Images per network and step.
+        samples_per_network: Samples per network and step.
         architectures: How many different architectures training uses.
-        seed: Decides architectures and images.
+        seed: Decides architectures and samples.
         num_workers: Loader workers that trace ahead, per process; 0 traces in the training process.
         validation_architectures: How many of the validation split are evaluated during training.
     """
 
     def __init__(
         self,
-        images: ImageDataModule,
-        space: ImageClassifierSpace,
+        data: ImageDataModule | TextDataModule,
+        space: Space,
         networks_per_step: int = 8,
-        images_per_network: int = 64,
+        samples_per_network: int = 64,
         architectures: int = 2000,
         seed: int = 0,
         num_workers: int = 1,
         validation_architectures: int = 30,
     ) -> None:
         super().__init__()
-        self.images, self.space = images, space
-        self.networks_per_step, self.images_per_network = networks_per_step, images_per_network
+        self.data, self.space = data, space
+        self.networks_per_step, self.samples_per_network = networks_per_step, samples_per_network
         self.architectures, self.seed, self.num_workers = architectures, seed, num_workers
         self.validation_architectures = validation_architectures
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the images."""
-        self.images.setup(stage)
+        """Read the data."""
+        self.data.setup(stage)
 
     def train_dataloader(self) -> DataLoader:
         """Meta-batches from the trainer's global step on."""
@@ -168,9 +168,9 @@ class MetaBatchDataModule(pl.LightningDataModule):
         batches = MetaBatches(
             TrainingStream(self.space),
             self.architectures,
-            len(self.images.tensors("train")[0]),
+            len(self.data.tensors("train")[0]),
             self.networks_per_step,
-            self.images_per_network,
+            self.samples_per_network,
             self.seed,
             trainer.global_step if trainer else 0,
             trainer.global_rank if trainer else 0,

@@ -3,9 +3,10 @@ import itertools
 import pytest
 import torch
 
-from hypergen.architectures import Architecture, known_families
+from hypergen.architectures import Architecture
+from hypergen.architectures.families import image_classifier_families
 
-CONVOLUTIONAL = [family for family in known_families() if family not in ("mlp", "mixer", "vit")]
+CONVOLUTIONAL = [family for family in image_classifier_families() if family not in ("mlp", "mixer", "vit")]
 
 
 def config_of(family: str, image_size: int = 8, channels: int = 1, **options) -> dict:
@@ -57,7 +58,7 @@ def test_stems_and_downsampling_at_an_odd_size(family, downsample, stem):
     check(family, config_of(family, 15, 3, downsample=downsample, stem=stem, head="flatten", head_hidden=5))
 
 
-@pytest.mark.parametrize("family", known_families())
+@pytest.mark.parametrize("family", image_classifier_families())
 @pytest.mark.parametrize(("image_size", "channels"), [(28, 1), (32, 3)])
 def test_larger_images(family, image_size, channels):
     check(family, config_of(family, image_size, channels))

@@ -69,7 +69,7 @@ def plainly(generator, digits, traced, batch):
     images, labels = digits.tensors("train")
     predicted = generator(batch_graphs([traced[number].features for number in batch.numbers]))
     losses = []
-    for number, flat, chosen in zip(batch.numbers, predicted, batch.images, strict=True):
+    for number, flat, chosen in zip(batch.numbers, predicted, batch.samples, strict=True):
         module = traced[number].architecture.build().train()
         for part in module.modules():
             if isinstance(part, nn.Dropout):
@@ -153,7 +153,7 @@ def test_losses_above_guessing_count_less(digits, traced, given):
     batch, training = make_batch(traced), make_training(given, digits)
     training.training_step(batch, 0).backward()
     images, labels = digits.tensors("train")
-    for flat, number, chosen in zip(given.flats, batch.numbers, batch.images, strict=True):
+    for flat, number, chosen in zip(given.flats, batch.numbers, batch.samples, strict=True):
         free = flat.detach().clone().requires_grad_()
         loss = F.cross_entropy(training._targets[number].logits(free, images[chosen]), labels[chosen])
         loss.backward()
@@ -176,7 +176,7 @@ class Spoiled:
 
 
 def spoil(batch, network):
-    batch.images[network, 3] = 0
+    batch.samples[network, 3] = 0
     return batch
 
 

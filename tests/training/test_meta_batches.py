@@ -30,12 +30,12 @@ def untraced(monkeypatch):
 def batches(space, **arguments):
     return MetaBatches(
         TrainingStream(space),
-        **{"pool": POOL, "num_images": IMAGES, "networks": 4, "images_per_network": 6, **arguments},
+        **{"pool": POOL, "num_samples": IMAGES, "networks": 4, "samples_per_network": 6, **arguments},
     )
 
 
 def content(batch):
-    return batch.step, batch.numbers, batch.images.tolist(), batch.networks
+    return batch.step, batch.numbers, batch.samples.tolist(), batch.networks
 
 
 def assert_same_draw(one, other):
@@ -83,8 +83,8 @@ def test_ranks_share_exactly_the_global_batch(space, untraced, world_size):
     for whole, *parts in zip(islice(batches(space), 6), *ranks, strict=True):
         assert all(part.step == whole.step and part.networks == whole.networks == 4 for part in parts)
         assert all(len(part.numbers) == 4 // world_size for part in parts)
-        shared = sorted((n, i) for part in parts for n, i in zip(part.numbers, part.images.tolist(), strict=True))
-        assert shared == sorted(zip(whole.numbers, whole.images.tolist(), strict=True))
+        shared = sorted((n, i) for part in parts for n, i in zip(part.numbers, part.samples.tolist(), strict=True))
+        assert shared == sorted(zip(whole.numbers, whole.samples.tolist(), strict=True))
 
 
 def test_networks_that_ranks_cannot_share_are_refused(space):
@@ -110,7 +110,7 @@ def make_data(space):
         return MetaBatchDataModule(
             digits,
             space,
-            **{"networks_per_step": 4, "images_per_network": 6, "architectures": 4, "num_workers": 0, **arguments},
+            **{"networks_per_step": 4, "samples_per_network": 6, "architectures": 4, "num_workers": 0, **arguments},
         )
 
     return made
@@ -147,12 +147,12 @@ def test_loader_starts_at_the_step_and_place_of_its_trainer(make_data, sequence)
     data.trainer = SimpleNamespace(global_step=4, global_rank=1, world_size=2)
     batch = next(iter(data.train_dataloader()))
     assert batch.step == 4 and batch.numbers == sequence[4].numbers[1::2]
-    assert np.array_equal(batch.images, sequence[4].images[1::2])
+    assert np.array_equal(batch.samples, sequence[4].samples[1::2])
 
 
 def test_images_are_training_images(make_data, sequence):
-    count = len(make_data().images.tensors("train")[0])
-    assert all(batch.images.min() >= 0 and batch.images.max() < count for batch in sequence)
+    count = len(make_data().data.tensors("train")[0])
+    assert all(batch.samples.min() >= 0 and batch.samples.max() < count for batch in sequence)
 
 
 def test_traced_architectures_travel_whole(space):
@@ -171,7 +171,7 @@ def test_tracing_makes_no_parameters(space):
 
 
 def test_validation_uses_the_shipped_split_of_its_space(make_data):
-    data = MetaBatchDataModule(make_data().images, ImageClassifierSpace(), validation_architectures=2)
+    data = MetaBatchDataModule(make_data().data, ImageClassifierSpace(), validation_architectures=2)
     assert [item.architecture for item in data.val_dataloader()] == load_split("validation")[:2]
 
 
@@ -179,7 +179,7 @@ def test_validation_in_another_space_shows_that_space(make_data):
     space = ImageClassifierSpace(families=("mlp", "vit"), max_parameters=30_000)
 
     def architectures():
-        data = MetaBatchDataModule(make_data().images, space, validation_architectures=3)
+        data = MetaBatchDataModule(make_data().data, space, validation_architectures=3)
         return [item.architecture for item in data.val_dataloader()]
 
     assert architectures() == architectures()
