@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,11 @@ AIMS = {"steps_ratio": 0.5, "share_of_parameters_predicted": 1.0, "distinct_valu
 
 @dataclass(frozen=True)
 class PerplexityProtocol:
-    """Training from default initialisation and from predicted parameters, at equal tuning.
+    """The settings of :func:`evaluate_language_model_generator` that training is compared with."""
 
-    Args:
-        steps: Steps from default initialisation; the perplexity after them is what the other side has to reach, and
-            after as many it gives up.
-        learning_rates: Of Adam; each side has the one that serves it best on validation windows.
-        batch_size: Windows per step.
-    """
-
-    steps: int = 500
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
-    batch_size: int = 8
+    steps: int
+    learning_rates: tuple[float, ...]
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -110,8 +103,9 @@ def evaluate_language_model_generator(
     generator: Any,
     data: HasTensors,
     *,
-    protocol: PerplexityProtocol | None = None,
-    steps: int | None = None,
+    steps: int = 500,
+    learning_rates: Sequence[float] = (1e-3, 3e-3, 1e-2),
+    batch_size: int = 8,
     architectures_per_split: int | None = None,
     workers: int = 2,
     seed: int = 0,
@@ -122,8 +116,10 @@ def evaluate_language_model_generator(
     Args:
         generator: Has ``generate(target, example_inputs=...)``, as :class:`hypergen.generators.Generator` has.
         data: Windows of tokens, such as :class:`hypergen.data.TextDataModule`.
-        protocol: Of the comparison of training; None for its defaults.
-        steps: Instead of the protocol's.
+        steps: Steps of training from default initialisation; the perplexity after them is what the predicted
+            parameters have to reach, and after as many they give up.
+        learning_rates: Of Adam; each side has the one that serves it best on validation windows.
+        batch_size: Windows per step.
         architectures_per_split: Only the first so many of each split.
         workers: Processes with one thread each; 0 for none.
         seed: Of default initialisations and of the order of windows in training.
@@ -132,9 +128,7 @@ def evaluate_language_model_generator(
     Raises:
         RuntimeError: A worker died.
     """
-    protocol = protocol or PerplexityProtocol()
-    if steps is not None:
-        protocol = PerplexityProtocol(steps, protocol.learning_rates, protocol.batch_size)
+    protocol = PerplexityProtocol(steps, tuple(learning_rates), batch_size)
     windows = ImageData.read(data)
     tasks = (
         LanguageModelTask(
@@ -212,10 +206,8 @@ def _compared(
             reached[own] = on_validation, on_test
     chosen = min(reached, key=lambda own: reached[own][0], default=None)
     steps = (0 if record.failure is None else None) if chosen is None else reached[chosen][1]
-    return LanguageModelRecord(
-        **{**asdict(record), "trained": test_aim, "steps": steps},
-        learning_rate=rate,
-        predicted_learning_rate=chosen,
+    return replace(
+        record, trained=test_aim, steps=steps, learning_rate=rate, predicted_learning_rate=chosen
     )
 
 

@@ -166,7 +166,7 @@ class Spoiled:
     """Digits whose first image is broken."""
 
     def __init__(self, digits):
-        self.digits = digits
+        self.digits, self.task = digits, digits.task
 
     def tensors(self, split):
         images, labels = self.digits.tensors(split)
