@@ -26,7 +26,16 @@ class _WithoutInitialisation(TorchFunctionMode):
     """Leaves new parameters as they are: random numbers on the meta device go through slow Python code."""
 
     # What is called inside one of these functions does not come here, so each is named.
-    _in_place = frozenset({nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.trunc_normal_, nn.init.normal_, nn.init.zeros_, torch.Tensor.fill_})
+    _in_place = frozenset(
+        {
+            nn.init.kaiming_uniform_,
+            nn.init.uniform_,
+            nn.init.trunc_normal_,
+            nn.init.normal_,
+            nn.init.zeros_,
+            torch.Tensor.fill_,
+        }
+    )
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

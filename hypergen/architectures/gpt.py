@@ -50,9 +50,7 @@ def rotated(x: Tensor, angles: Tensor) -> Tensor:
 class DecoderBlock(nn.Module):
     """Pre-norm causal attention and feed-forward, each on a residual."""
 
-    def __init__(
-        self, width: int, heads: int, hidden: int, norm: str, activation: str, bias: bool
-    ) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, norm: str, activation: str, bias: bool) -> None:
         super().__init__()
         make_norm = norm1d_factory(norm)
         self.norm1 = make_norm(width)

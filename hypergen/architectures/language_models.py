@@ -21,7 +21,7 @@ LANGUAGE_MODEL_SPLITS: dict[str, tuple[int, dict[str, Any]]] = {
     "deep": (4_000_000_000, {"depth": (5, 6), "width": (32, 96), "max_parameters": 1_000_000}),
 }
 _STEP = 16  # Widths are multiples of it, and heads have so many channels or twice as many.
-_ATTEMPTS = 1000
+_ATTEMPTS = 200
 
 
 class LanguageModelSpace:

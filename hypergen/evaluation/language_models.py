@@ -104,7 +104,7 @@ def evaluate_language_model_generator(
     data: HasTensors,
     *,
     steps: int = 500,
-    learning_rates: Sequence[float] = (1e-3, 3e-3, 1e-2),
+    learning_rates: Sequence[float] = (5e-4, 1.5e-3, 5e-3),
     batch_size: int = 8,
     architectures_per_split: int | None = None,
     workers: int = 2,
@@ -206,9 +206,7 @@ def _compared(
             reached[own] = on_validation, on_test
     chosen = min(reached, key=lambda own: reached[own][0], default=None)
     steps = (0 if record.failure is None else None) if chosen is None else reached[chosen][1]
-    return replace(
-        record, trained=test_aim, steps=steps, learning_rate=rate, predicted_learning_rate=chosen
-    )
+    return replace(record, trained=test_aim, steps=steps, learning_rate=rate, predicted_learning_rate=chosen)
 
 
 def check_points(cap: int) -> list[int]:
