@@ -1,4 +1,4 @@
-"""Training architectures, and reading the splits: the files under ``datasets/``, which travel inside an installed package."""
+"""Training architectures, and the split files under ``datasets/``, which travel inside an installed package."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import string
+from importlib.abc import InspectLoader
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +162,7 @@ def standard_library() -> str:
     sources = []
     for name in MODULES:
         spec = importlib.util.find_spec(name)
-        source = spec.loader.get_source(name) if spec and hasattr(spec.loader, "get_source") else None
+        source = spec.loader.get_source(name) if spec and isinstance(spec.loader, InspectLoader) else None
         if source is None:
             raise ValueError(f"this Python has no source of its module {name!r}; pass a text file as path")
         sources.append(source)

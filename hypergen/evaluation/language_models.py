@@ -201,8 +201,9 @@ def _compared(
             for step, validation, test in curve(own, check_points(protocol.steps), True):
                 on_validation = min(on_validation, step if validation <= validation_aim else math.inf)
                 on_test = step if on_test is None and test <= test_aim else on_test
-                if on_test is not None and on_validation < math.inf:
-                    break
+                best = min((steps for steps, _ in reached.values()), default=math.inf)
+                if (on_test is not None and on_validation < math.inf) or (step > best and on_validation > best):
+                    break  # It is there, or has lost.
             reached[own] = on_validation, on_test
     chosen = min(reached, key=lambda own: reached[own][0], default=None)
     steps = (0 if record.failure is None else None) if chosen is None else reached[chosen][1]
