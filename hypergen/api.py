@@ -15,8 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hypergen.errors import GeneratorError, ParameterError, TraceError, UnknownNameError
 from hypergen.generators import Generator, list_generators, load_generator
+from hypergen.graph import trace
 from hypergen.graph.inputs import example_arguments
 from hypergen.parameters import (
+    DIVERSIFICATIONS,
     BatchNormCalibration,
     Parameters,
     RidgeHead,
@@ -24,7 +26,9 @@ from hypergen.parameters import (
     calibrate_batch_norm,
     expected_shapes,
     fit_ridge_head,
+    last_weights,
 )
+from hypergen.parameters import diversify as diversified
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,6 +54,7 @@ class InitializationReport:
         values: Numbers that the parameters of the network hold.
         calibration: Batch norms whose running statistics were estimated, and from how many samples; None without data.
         head: The layer that was solved in closed form afterwards, and on how many samples; None if none was.
+        diversified: How the predicted weights were made more diverse; None if they were not.
     """
 
     model: str
@@ -62,6 +67,7 @@ class InitializationReport:
     values: int = 0
     calibration: BatchNormCalibration | None = None
     head: RidgeHead | None = None
+    diversified: str | None = None
 
     @property
     def share_of_parameters_predicted(self) -> float:
@@ -96,6 +102,7 @@ class InitializationReport:
         rows = {
             "predicted": f"{count}, {self.values_predicted:,} values: {self.share_of_parameters_predicted:.2%} of all",
             "kept": f"{_listed(self.kept)} (read by no operation)" if self.kept else "",
+            "diversified": self.diversified or "",
             "tied": _listed([f"{alias} = {name}" for alias, name in self.tied.items()]),
             "batch norm": self.batch_norm,
             "head": f"{self.head.name} solved in closed form on {self.head.samples:,} samples" if self.head else "",
@@ -158,6 +165,9 @@ def initialize(
     *,
     condition: Any = None,
     example_inputs: Any = None,
+    diversify: str | None = None,
+    diversify_strength: float | None = None,
+    seed: int = 0,
     calibrate: Iterable[Any] | None = None,
     calibration_batches: int | None = 32,
     head: str | None = None,
@@ -175,6 +185,11 @@ def initialize(
         condition: What else the generator's parameters depend on.
         example_inputs: What ``model(...)`` is called with. Worked out from the model where it tells, else from the
             first batch of ``calibrate``.
+        diversify: ``"noise"``, ``"orthogonal"`` or ``"variance"``: change what was predicted for every weight but the
+            last layer's, for training to start from; see :func:`hypergen.parameters.diversify`. ``docs/starts.md`` has
+            what each is worth.
+        diversify_strength: Of its noise.
+        seed: Of its noise.
         calibrate: A data loader, or a list of batches: (inputs, labels), inputs, or keyword arguments. The running
             statistics of batch norms are estimated from it; without it they stay those of the model, and the report
             says so.
@@ -201,6 +216,10 @@ def initialize(
             f"head={head!r} solves the last layer on labelled data, and there is none: pass `calibrate=` with batches "
             "of (inputs, labels)."
         )
+    if diversify is not None and diversify not in DIVERSIFICATIONS:
+        raise UnknownNameError("diversification", diversify, DIVERSIFICATIONS)
+    if diversify is None and diversify_strength is not None:
+        raise GeneratorError(f'diversify_strength={diversify_strength} has no effect: pass `diversify="noise"` too.')
     if head is None and head_layer is not None:
         raise GeneratorError(f'head_layer={head_layer!r} has no effect without a head: pass `head="ridge"` too.')
     batches = None if calibrate is None else _reiterable(calibrate)
@@ -211,6 +230,10 @@ def initialize(
     if not isinstance(generator, Generator):
         generator = load_generator(generator)
     parameters = predict_params(model, generator, condition=condition, example_inputs=example_inputs)
+    if diversify is not None:
+        last = last_weights(trace(model, example_inputs))
+        own = dict(model.named_parameters())
+        parameters = diversified(parameters, diversify, strength=diversify_strength, leave_out=last, own=own, seed=seed)
 
     calibration = solved = None
     statistics = _running_statistics(model)
@@ -238,6 +261,7 @@ def initialize(
         values=sum(parameter.numel() for parameter in own.values()),
         calibration=calibration,
         head=solved,
+        diversified=diversify,
     )
 
 
