@@ -29,8 +29,7 @@ import hypergen
 from hypergen.architectures import Space
 from hypergen.data import ImageDataModule, TextDataModule
 from hypergen.errors import HypergenError
-from hypergen.evaluation import Evaluation, Results, Row
-from hypergen.evaluation.language_models import LanguageModelEvaluation
+from hypergen.evaluation import Evaluation, LanguageModelEvaluation, Results, Row
 from hypergen.generators.generator import Generator
 from hypergen.parameters import calibrate_batch_norm
 from hypergen.parameters.batches import evaluation_mode

@@ -201,7 +201,14 @@ def test_generators(folder, monkeypatch):
     assert "bare" in text and "default_accuracy_mean" not in text
 
 
-def test_evaluate(folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("protocol", "function", "data", "own"),
+    [
+        ("digits", "evaluate_image_classifier_generator", "DigitsDataModule", {"aims": "release"}),
+        ("text", "evaluate_language_model_generator", "TextDataModule", {}),
+    ],
+)
+def test_evaluate(folder, monkeypatch, protocol, function, data, own):
     asked = []
 
     class Evaluation:
@@ -211,15 +218,15 @@ def test_evaluate(folder, monkeypatch):
         class results:
             print_table = staticmethod(lambda: print("the table"))
 
-    def measure(generator, data, **options):
-        asked.append((type(generator).__name__, type(data).__name__, options))
+    def measure(generator, measured, **options):
+        asked.append((type(generator).__name__, type(measured).__name__, options))
         return Evaluation()
 
-    monkeypatch.setattr("hypergen.evaluation.evaluate_image_classifier_generator", measure)
-    text = run("evaluate", "-g", "halves", "-o", "new/out", "--architectures", "2", "--workers", "0")
+    monkeypatch.setattr(f"hypergen.evaluation.{function}", measure)
+    options = ("--protocol", protocol, "--architectures", "2", "--workers", "0")
+    text = run("evaluate", "-g", "halves", "-o", "new/out", *options)
     assert "the table" in text and "written: new/out" in text and (folder / "new/out/results.json").exists()
-    options = {"aims": "release", "architectures_per_split": 2, "workers": 0, "seed": 0}
-    assert asked == [("Halves", "DigitsDataModule", options)]
+    assert asked == [("Halves", data, {"architectures_per_split": 2, "workers": 0, "seed": 0, **own})]
 
 
 @pytest.mark.parametrize(

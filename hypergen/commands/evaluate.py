@@ -16,7 +16,8 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results.json, results.md, tables and plots.")],
     generator: GeneratorName = "digits-ghn",
     protocol: Annotated[
-        str, typer.Option(help="What to measure: digits, or zoo, which needs a generator of checkpoints and --zoo.")
+        str,
+        typer.Option(help="What to measure: digits; text; or zoo, which needs a generator of checkpoints and --zoo."),
     ] = "digits",
     zoo: Annotated[Path | None, typer.Option(help="The folder of the zoo that holds out tasks or runs.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Networks per condition, in the zoo protocol.")] = 4,
@@ -33,8 +34,8 @@ def evaluate(
     if (protocol == "zoo") != (zoo is not None):
         raise HypergenError("--protocol zoo and --zoo FOLDER belong together: the zoo holds out what is measured.")
     from hypergen.api import load_generator
-    from hypergen.data import DigitsDataModule
-    from hypergen.evaluation import AIMS, evaluate_image_classifier_generator
+    from hypergen.data import DigitsDataModule, TextDataModule
+    from hypergen.evaluation import AIMS, evaluate_image_classifier_generator, evaluate_language_model_generator
 
     if aims not in AIMS:
         raise UnknownNameError("set of aims", aims, AIMS)
@@ -56,14 +57,17 @@ def evaluate(
         evaluation.print_table()
         Console().print(f"written: {out}", highlight=False, markup=False)
         return
-    options: dict[str, Any] = {"aims": aims, "architectures_per_split": architectures, "workers": workers, "seed": seed}
-    try:
-        evaluation = evaluate_image_classifier_generator(loaded, DigitsDataModule(), **options)
-    except FileNotFoundError as error:  # There are no baselines to compare with; the message says how to make them.
-        raise HypergenError(str(error)) from error
+    options: dict[str, Any] = {"architectures_per_split": architectures, "workers": workers, "seed": seed}
+    if protocol == "text":
+        evaluation = evaluate_language_model_generator(loaded, TextDataModule(), **options)
+    else:
+        try:
+            evaluation = evaluate_image_classifier_generator(loaded, DigitsDataModule(), aims=aims, **options)
+        except FileNotFoundError as error:  # There are no baselines to compare with; the message says how to make them.
+            raise HypergenError(str(error)) from error
     evaluation.write(out)
     evaluation.results.print_table()
     Console().print(f"written: {out}", highlight=False, markup=False)
 
 
-_PROTOCOLS = ("digits", "zoo")
+_PROTOCOLS = ("digits", "text", "zoo")

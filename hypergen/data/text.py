@@ -63,8 +63,8 @@ class TextDataModule(LightningDataModule):
         context: int = 64,
         stride: int = 16,
         held_out: float = 0.05,
-        most_held_out: int = 512,
-        batch_size: int = 16,
+        most_held_out: int = 256,
+        batch_size: int = 8,
         seed: int = 0,
     ) -> None:
         super().__init__()

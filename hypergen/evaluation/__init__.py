@@ -4,6 +4,7 @@ from hypergen.evaluation.baseline_training import compute_baselines
 from hypergen.evaluation.baselines import BaselineProtocol, Baselines, load_baselines
 from hypergen.evaluation.figures import AIMS, EVALUATED_SPLITS
 from hypergen.evaluation.image_data import ImageData
+from hypergen.evaluation.language_models import LanguageModelEvaluation, evaluate_language_model_generator
 from hypergen.evaluation.protocol import Evaluation, evaluate_image_classifier_generator
 from hypergen.evaluation.records import ArchitectureRecord, StepsComparison
 from hypergen.evaluation.results import Results, Row
@@ -17,11 +18,13 @@ __all__ = [
     "Baselines",
     "Evaluation",
     "ImageData",
+    "LanguageModelEvaluation",
     "Results",
     "Row",
     "StepsComparison",
     "StepsProtocol",
     "compute_baselines",
     "evaluate_image_classifier_generator",
+    "evaluate_language_model_generator",
     "load_baselines",
 ]
