@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import copy
 import importlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import nn
 
 from hypergen.errors import HypergenError
-from hypergen.graph import trace
+from hypergen.hugging_face_repair import Attempt, attempt, repaired
 
 _SCALES = (32, 8, 4, 1)
 _DIVISORS = (32, 16, 8, 4, 2, 1)
@@ -52,13 +54,14 @@ _TOWER_OUTPUTS = ("out_hidden_size", "text_hidden_size", "llm_hidden_size", "out
 _KINDS = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in {
-        "kept": r"kernel|stride|padding|ratio|dropout|num_channels|image_channels|audio_channels|_std$|position|"
-        r"type_vocab|mel|freq|num_patches|hop|window|image_size|patch|embedding_size_.*|temperature|max_|"
-        r"image_embedding_size|keypoint_decoder_dim|feat_per_channel|num_pos|downsample_rate|num_register|num_codebooks|num_quantizers|^index_",
+        "kept": r"kernel|stride|padding|ratio|dropout|num_channels|image_channels|audio_channels|model_in_dim|_std$|"
+        r"position|type_vocab|mel|freq|num_patches|hop|window|image_size|patch|embedding_size_.*|temperature|max_|"
+        r"image_embedding_size|keypoint_decoder_dim|feat_per_channel|num_pos|downsample_rate|num_register|"
+        r"num_codebooks|num_quantizers|^index_",
         "period": r"_period$|_interval$",
         "offset": r"_layer_offset$",
         "token": r"(token_id|token_ids|token_index|_id|_index)$",
-        "vocabulary": r"vocab_size|vocabulary_size|^vocab$",
+        "vocabulary": r"vocab_size|vocabulary_size|(^|_)vocab$",
         "experts_used": r"experts_per_tok|num_experts_per_token|moe_topk|moe_k$|top_k$|topk$|num_selected_experts",
         "groups_used": r"topk_group",
         "expert_groups": r"^n_group$|num_expert_group",
@@ -93,9 +96,10 @@ def small_configs(model_type: str) -> Iterator[Any]:
     default = CONFIG_MAPPING[model_type]()
     told = default.to_dict()
     seen: list[Any] = []
-    for scale in _SCALES:
+    # One layer of each kind will do, but where the layers of a kind share something.
+    for each, scale in itertools.product((1, 2), _SCALES):
         try:
-            values = _consistent(_shrunk(told, scale))
+            values = _consistent(_shrunk(told, scale, each))
             if values in seen:
                 continue
             seen.append(values)
@@ -140,45 +144,63 @@ def small_model(model_type: str, class_name: str) -> nn.Module:
     """
     cls = model_class(model_type, class_name)
     failure: Exception | None = None
+    misfitting: list[tuple[Any, Attempt]] = []
     for config in small_configs(model_type):
-        try:
-            with torch.device("meta"):
-                model = cls(config)
-            trace(model)  # Sizes that do not fit together are noticed when the model runs.
-            return model
-        except Exception as error:
-            failure = failure or error
-    try:
-        with torch.device("cpu"):  # with values, if nothing less will do
-            return cls(next(small_configs(model_type)))
-    except Exception:
-        raise HypergenError(f"{class_name} cannot be built: {type(failure).__name__}: {failure}") from failure
+        tried = attempt(cls, config)  # Sizes that do not fit together are noticed when the model runs.
+        if tried.model is not None and tried.failure is None:
+            return tried.model
+        failure = failure or tried.failure
+        misfitting += [(config, tried)] if tried.misfits else []
+    for config, tried in misfitting[:2]:
+        tried = repaired(cls, config, tried)
+        if tried.model is not None and tried.failure is None:
+            return tried.model
+    for config in small_configs(model_type):
+        with suppress(Exception), torch.device("cpu"):  # with values, if nothing less will do
+            return cls(config)
+    raise HypergenError(f"{class_name} cannot be built: {type(failure).__name__}: {failure}") from failure
 
 
 def _kind(name: str) -> str:
     return next((kind for kind, pattern in _KINDS if pattern.search(name)), "kept")
 
 
-def _shrunk(config: Mapping[str, Any], scale: int) -> dict[str, Any]:
-    """The values of a configuration with every width divided by ``scale``; nested ones likewise."""
+def _shrunk(config: Mapping[str, Any], scale: int, each: int) -> dict[str, Any]:
+    """The values of a configuration with every width divided by ``scale``; nested ones likewise.
+
+    Args:
+        config: The values.
+        scale: A power of two.
+        each: How many layers of each kind are kept.
+    """
+    if any(map(_is_table, config.values())):  # tells the widths of every layer in its own way
+        scale = 1
     fewer_heads = _head_divisor(config, scale)
     layers = max((v for k, v in config.items() if _is_layers(k, v)), default=0)
-    kept_layers = _one_of_each_kind(config, layers)
-    of_timm = "timm" in str((config.get("backbone_config") or {}).get("model_type"))  # comes in its own size
+    stages = len(config.get("depths") or ())  # of which each may have its own width
+    layers = 0 if layers == stages else layers
+    kept_layers = _layers_of_each_kind(config, layers, each)
+    if "architecture" in config:  # one of timm's, which come in their own sizes
+        return dict(config)
+    of_timm = "timm" in str((config.get("backbone_config") or {}).get("model_type"))
     small: dict[str, Any] = {}
     for name, value in config.items():
         if _by_layer(value):
             values = {int(i): v for i, v in value.items()}
-            small[name] = {new: _shrunk(values[old], scale) for new, old in enumerate(kept_layers) if old in values}
+            small[name] = {
+                new: _shrunk(values[old], scale, each) for new, old in enumerate(kept_layers) if old in values
+            }
         elif isinstance(value, Mapping) and ("model_type" in value or name.endswith("config")):
-            small[name] = _shrunk(value, scale)
-        elif name.startswith("backbone_channel") and of_timm:
+            small[name] = _shrunk(value, scale, each)
+        elif of_timm and name.startswith(("backbone_channel", "encoder_in_channel")):
             small[name] = value
         elif name in ("out_features", "stage_names") or name.endswith("_per_stack"):
             continue  # follow from the indices, and from the number of layers
+        elif name.endswith("hook_ids"):
+            small[name] = [min(i, _LAYERS - 1) for i in value]
         elif isinstance(value, (list, tuple)) and layers > 1 and len(value) == layers and name != "depths":
             small[name] = [value[i] for i in kept_layers]
-        elif _is_layers(name, value):
+        elif _is_layers(name, value) and value != stages:
             small[name] = len(kept_layers) if value == layers else min(value, _LAYERS)
         elif len(kept_layers) < layers and _LAYER_INDICES.search(name) and _are_indices(value, layers):
             small[name] = _indices(name, value, len(kept_layers))
@@ -208,6 +230,18 @@ def _consistent(config: dict[str, Any], text_width: int = 0) -> dict[str, Any]:
             tower.update(dict.fromkeys(outputs if text_width else (), text_width))
             if seen and type(tower.get("encoder_hidden_size")) is int:
                 tower["encoder_hidden_size"] = seen
+    if text is not config and "hidden_size" in config and "hidden_size" in text:
+        config["hidden_size"] = text["hidden_size"]
+    if config.get("global_attention_blocks") and config.get("blocks_per_stage"):
+        # Not the first of a stage, which makes windows smaller.
+        ends = list(itertools.accumulate(config["blocks_per_stage"]))
+        config["global_attention_blocks"] = [ends[-2] - 1]
+    if type(config.get("num_windows")) is int and type(config.get("patch_size")) is int and "image_size" in config:
+        config["image_size"] = config["patch_size"] * config["num_windows"] * 8
+    if config.get("merge_index"):  # of the layer before which two streams are merged
+        config["merge_index"] = 0
+    if "position_id_per_seconds" in config:  # positions are counted from where images start
+        config.setdefault("vision_start_token_id", 508)
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
     if type(width) is type(heads) is int and width % heads and not config.get("head_dim"):
         config["num_attention_heads"] = max(n for n in range(1, heads + 1) if width % n == 0)
@@ -324,16 +358,21 @@ def _by_layer(value: Any) -> bool:
     )
 
 
-def _one_of_each_kind(config: Mapping[str, Any], layers: int) -> list[int]:
-    """The first layer of each kind, at least two layers."""
+def _is_table(value: Any) -> bool:
+    rows = value if isinstance(value, (list, tuple)) else ()
+    return any(isinstance(row, (list, tuple)) and any(isinstance(item, (list, tuple)) for item in row) for row in rows)
+
+
+def _layers_of_each_kind(config: Mapping[str, Any], layers: int, each: int) -> list[int]:
+    """The first layers of each kind, at least two layers."""
     lists = [v for k, v in config.items() if isinstance(v, (list, tuple)) and len(v) == layers and k != "depths"]
     for by_layer in filter(_by_layer, config.values()):
         values = {int(i): v for i, v in by_layer.items()}
         lists.append([values.get(i) for i in range(layers)])
-    kinds: dict[str, int] = {}
+    kinds: dict[str, list[int]] = {}
     for i in range(layers):
-        kinds.setdefault(str([kinds_of[i] for kinds_of in lists]), i)
-    chosen = set(list(kinds.values())[:6])
+        kinds.setdefault(str([kinds_of[i] for kinds_of in lists]), []).append(i)
+    chosen = {i for of_kind in list(kinds.values())[:6] for i in of_kind[:each]}
     # Outputs that are tapped, and kinds of layers that come round.
     needed = [_LAYERS, *(len(v) for k, v in config.items() if k.endswith("out_indices") and v)]
     needed += [len(v) for v in config.values() if isinstance(v, (list, tuple)) and v and type(v[0]) is str]

@@ -21,7 +21,15 @@ def _floats(*shape: int) -> Tensor:
 
 def _input_ids(facts: Facts) -> Tensor:
     tokens = facts.tokens()
+    if facts.tell("codebook_vocab_size") and facts.tell("num_codebooks"):  # of text, and of each codebook
+        return tokens[..., None].expand(-1, -1, 1 + facts.config.num_codebooks)
     return torch.stack([tokens, tokens], 1) if type(facts.model).__name__.endswith("ForMultipleChoice") else tokens
+
+
+def _decoder_input_ids(facts: Facts) -> Tensor:
+    tokens = facts.tokens()
+    channels = getattr(getattr(facts.config, "decoder_config", None), "num_channels", None)
+    return tokens[..., None].expand(-1, -1, channels) if channels else tokens
 
 
 def _bbox(facts: Facts) -> Tensor:
@@ -77,7 +85,8 @@ def _pixel_values_videos(facts: Facts) -> Tensor:
 
 
 def _image_grid_thw(facts: Facts) -> Tensor:
-    return torch.tensor([facts.grid])
+    # Where samples have several images, the last one's is what is to be generated.
+    return torch.tensor([facts.grid] * (2 if "images_per_sample" in facts.accepted else 1))
 
 
 def _grid_hw(facts: Facts) -> Tensor:
@@ -87,6 +96,10 @@ def _grid_hw(facts: Facts) -> Tensor:
 def _target_sizes(facts: Facts) -> Tensor:
     """Rows and columns of patches of an image that the model cuts itself."""
     return torch.tensor([[side // facts.patch_size for side in facts.image_size]])
+
+
+def _merge_sizes(facts: Facts) -> Tensor:
+    return torch.tensor([facts.grid[1] // 2])
 
 
 def _image_sizes(facts: Facts) -> Tensor:
@@ -107,6 +120,9 @@ def _patch_mask(facts: Facts) -> Tensor:
 def _hidden_states(facts: Facts) -> Tensor:
     if "grid_thw" in facts.accepted:
         return facts.patches
+    first = facts.first(nn.Conv1d, nn.Linear, nn.LayerNorm)
+    if isinstance(first, nn.Conv1d) and first.in_channels == 1:
+        return _floats(1, 1, 19200)
     return _floats(1, facts.length, facts.number("hidden_size", default=768))
 
 
@@ -122,12 +138,24 @@ def _flattened_patches(facts: Facts) -> Tensor:
 
 def _input_values(facts: Facts) -> Tensor:
     """A waveform, or a spectrogram where the configuration counts its bins and frames."""
+    if _reads_vectors(facts):
+        return _floats(1, facts.length, facts.number("hidden_size", default=768))
     bins, frames = (facts.tell(name, among="audio config") for name in ("num_mel_bins", "max_length"))
     if bins and frames:
         return _floats(1, frames, bins)
     channels = facts.tell("audio_channels", "channels", among="audio config")
-    channels = channels or (1 if facts.tell("codebook_size", among="audio config") else None)
+    channels = channels or (1 if facts.tell("codebook_size", among="audio config codec") else None)
     return _floats(1, *((channels,) if channels else ()), 19200)
+
+
+def _reads_vectors(facts: Facts) -> bool:
+    """Whether the first layer normalises what a network before this one has computed."""
+    first = facts.first(nn.Conv1d, nn.Conv2d, nn.Linear, nn.LayerNorm, of="audio")
+    return isinstance(first, nn.LayerNorm) and "input_features" not in facts.accepted
+
+
+def _decoder_input_values(facts: Facts) -> Tensor:
+    return _floats(1, facts.length, facts.number(*["hidden_size"] * _reads_vectors(facts), "num_mel_bins", default=80))
 
 
 def _input_features(facts: Facts) -> Tensor:
@@ -138,8 +166,8 @@ def _input_features(facts: Facts) -> Tensor:
 
 
 def _latents(facts: Facts) -> Tensor:
-    first = facts.first(nn.Conv1d, nn.Linear)
-    width = first.in_channels if isinstance(first, nn.Conv1d) else first.in_features
+    first = facts.first(nn.Conv1d, nn.ConvTranspose1d, nn.Linear)
+    width = first.in_features if isinstance(first, nn.Linear) else first.in_channels
     return facts.sequence(width, 32)
 
 
@@ -152,7 +180,13 @@ def _inputs(facts: Facts) -> Any:
 
 
 def _sound_mask(facts: Facts) -> Tensor:
-    return torch.ones(1, facts.sound_frames, dtype=torch.int64)
+    return torch.ones(1, facts.sound_frames, dtype=torch.bool)
+
+
+def _padding_mask(facts: Facts) -> Tensor:
+    """Which samples of a waveform are none."""
+    waveform = _input_values(facts) if "input_values" in facts.accepted else _floats(1, 160 * facts.sound_frames)
+    return torch.ones(1, waveform.shape[-1], dtype=torch.int64)
 
 
 # Time series
@@ -181,7 +215,7 @@ def _steps(facts: Facts, *names: str) -> Tensor:
 
 EXAMPLES: dict[str, Callable[[Facts], Any]] = {
     "input_ids": _input_ids,
-    "decoder_input_ids": lambda facts: facts.tokens(),
+    "decoder_input_ids": _decoder_input_ids,
     "qformer_input_ids": lambda facts: facts.tokens(),
     "attention_mask": lambda facts: torch.ones(1, facts.length, dtype=torch.int64),
     "global_attention_mask": lambda facts: torch.tensor([[1] + [0] * (facts.length - 1)]),
@@ -194,6 +228,17 @@ EXAMPLES: dict[str, Callable[[Facts], Any]] = {
     "protein_attention_mask": lambda facts: torch.ones(1, facts.length - 1, dtype=torch.int64),
     "inputs_embeds": lambda facts: _floats(1, facts.length, facts.number("hidden_size", default=768)),
     "query_embeds": lambda facts: _floats(1, 4, facts.number("hidden_size", default=768)),
+    "lang_ids": lambda facts: torch.zeros(1, dtype=torch.int64),
+    "noise_embeds": lambda facts: _floats(
+        1, facts.number("block_size", default=4), facts.number("hidden_size", default=768)
+    ),
+    "context_hidden_states": lambda facts: _floats(
+        1, 8, facts.number("hidden_size", default=768) * len(facts.tell("target_layer_ids", default=[0]))
+    ),
+    "action_embeds": lambda facts: _floats(1, 4, getattr(facts.tell("dit_config"), "hidden_size", 768)),
+    "marks": lambda facts: torch.tensor([[2, 5]]),
+    "num_options": lambda facts: torch.tensor([[2, 2]]),
+    "question_type_ids": lambda facts: torch.tensor([[0, 0]]),
     "classes_input_ids": lambda facts: facts.tokens().expand(2, -1),
     "classes_attention_mask": lambda facts: torch.ones(2, facts.length, dtype=torch.int64),
     "classes_structure": lambda facts: torch.tensor([2]),
@@ -221,7 +266,12 @@ EXAMPLES: dict[str, Callable[[Facts], Any]] = {
     "video_grid_thw": _image_grid_thw,
     "image_grid_hw": _grid_hw,
     "spatial_shapes": _grid_hw,
+    "images_per_sample": lambda facts: torch.tensor([2]),
+    "image_token_pooling": lambda facts: torch.arange(16).view(4, 4),  # patches per token
+    "image_grids": lambda facts: torch.tensor([[2, 2, 0, 0]]),
     "image_sizes": _image_sizes,
+    "merge_sizes": _merge_sizes,
+    "image_merge_sizes": _merge_sizes,
     "target_sizes": _target_sizes,
     "aspect_ratio_ids": lambda facts: torch.ones(1, 1, dtype=torch.int64),
     "aspect_ratio_mask": lambda facts: torch.ones(
@@ -232,9 +282,12 @@ EXAMPLES: dict[str, Callable[[Facts], Any]] = {
     "pixel_attention_mask": _patch_mask,
     "flattened_patches": _flattened_patches,
     "input_values": _input_values,
+    "decoder_input_values": _decoder_input_values,
     "input_features": _input_features,
     "input_features_mask": _sound_mask,
     "feature_attention_mask": _sound_mask,
+    "padding_mask": _padding_mask,
+    "chunk_sample_lengths": lambda facts: torch.tensor([160 * facts.sound_frames]),
     "audio_mel": _input_features,
     "audio_mel_mask": lambda facts: torch.zeros(1, facts.sound_frames, dtype=torch.bool),  # what is to be left out
     "latents": _latents,

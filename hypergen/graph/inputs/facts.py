@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 _LENGTH = 16
+_LONGEST_SOUND = 1500
 _TOWERS = {
     "vision": "vision_config image_config backbone_config visual_config vision_encoder_config vision_model_config",
-    "audio": "audio_config audio_encoder_config encoder_config speech_config sound_config audio_tower_config",
+    "audio": "audio_config audio_encoder_config encoder_config speech_config sound_config audio_tower_config "
+    "semantic_model_config",
 }
 
 
@@ -34,9 +36,11 @@ class Facts:
         main = model.main_input_name
         self.main = [main] if isinstance(main, str) else list(main)
         self.text = self.config.get_text_config()
+        self.decoder = self.config.get_text_config(decoder=True)
         self.vision = self._tower("vision", bool({"pixel_values", "pixel_values_videos"} & set(self.main)))
         self.backbone = getattr(self.vision, "backbone_config", None)
         self.audio = self._tower("audio", bool({"input_features", "input_values"} & set(self.main)))
+        self.codec = getattr(self.audio, "dac_config", None)
 
     def _tower(self, kind: str, itself: bool) -> Any:
         wrapped = (getattr(self.config, name, None) for name in ("thinker_config", "vlm_config"))
@@ -122,10 +126,12 @@ class Facts:
         ratios = self.tell("scaled_images_ratios", default=None)
         if ratios:  # the smallest copy of the image has to hold a patch
             built_for = round(self.patch_size / min(ratios))
-        names = ("image_size", "img_size", "input_size")
+        names = ("image_size", "img_size", "input_size", "max_img_size")
         size = self.tell(*names, among="vision backbone config", default=built_for)
         if isinstance(size, Mapping):
             size = (size["height"], size["width"])
+        if "target_sizes" in self.accepted:  # of any size, of which neighbours are merged, and these again
+            size = 16 * self.patch_size
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
         return height, width
 
@@ -146,6 +152,26 @@ class Facts:
         frames = self.number("temporal_patch_size", "patch_temporal", among="vision config", default=1)
         values = self.channels * frames * self.patch_size**2
         return torch.empty(self.grid[1] * self.grid[2], values, device="meta")
+
+    @cached_property
+    def layouts(self) -> list[dict[str, Tensor]]:
+        """The other ways in which models take images that were cut into patches or tiles; none for whole ones."""
+        frames, side = self.number("temporal_patch_size", among="vision config", default=0), self.patch_size
+        merge = self.number("spatial_merge_size", "merge_size", among="vision config", default=1)
+        count, channels = self.grid[1] * self.grid[2], self.channels
+        shapes = []
+        if {"image_grid_thw", "grid_thw", "image_grid_hw"} & set(self.accepted):
+            shapes = [
+                (count, channels, side, side),
+                (1, count, channels, side, side),
+                (count, side * merge, side * merge, channels),
+            ]
+        elif frames and "pixel_values" in self.accepted and not self.first(nn.Conv2d, nn.Conv3d, of="vision"):
+            shapes = [(count, frames, side, side, channels)]
+        layouts = [{"pixel_values": torch.empty(shape, device="meta")} for shape in shapes]
+        if "pixel_attention_mask" in self.accepted and "spatial_shapes" not in self.accepted:  # of tiles, not pixels
+            layouts.append({"pixel_attention_mask": torch.ones(1, 1, dtype=torch.bool)})
+        return layouts
 
     @cached_property
     def reads_patches(self) -> bool:
@@ -172,13 +198,13 @@ class Facts:
 
     def sequence(self, width: int, length: int) -> Tensor:
         """Vectors in time, along the axis where the first layer reads them."""
-        first = self.first(nn.Conv1d, nn.Conv2d, nn.Linear, nn.LayerNorm, of="audio")
+        first = self.first(nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d, nn.Linear, nn.LayerNorm, of="audio")
         told = self.tell("num_mel_bins", among="audio config")
         by_chunks = told and self.tell("n_window", "n_window_infer", among="audio config")
         # The first may read several time steps at a time.
         if isinstance(first, nn.Linear) and not by_chunks and (not told or first.in_features % told):
             width = first.in_features
-        along = isinstance(first, nn.Conv1d) and first.in_channels == width
+        along = isinstance(first, (nn.Conv1d, nn.ConvTranspose1d)) and first.in_channels == width
         along = along and self.tell("input_feat_per_channel") is None  # is turned round by the model
         along = along or bool(by_chunks) or "feature_attention_mask" in self.accepted
         return torch.empty((1, width, length) if along else (1, length, width), device="meta")
@@ -188,4 +214,5 @@ class Facts:
         """Of a spectrogram."""
         longest = self.number("max_source_positions", among="audio config", default=0)
         window = self.number("n_window", among="audio config", default=64)
-        return 2 * (longest or window)
+        # Longer ones need not be filled.
+        return 2 * (longest if 0 < longest <= _LONGEST_SOUND else window)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ from hypergen.graph.inventory import on_loan, take_inventory
 from hypergen.graph.known_values import KnownValues
 from hypergen.graph.recorder import Recorder
 from hypergen.graph.tensors import map_tensors, tensors_in
+
+# How models complain of a prompt that has another number of placeholders than what they are shown has vectors.
+_COMPLAINT = re.compile(r"tokens: \d+, features:? (\d+)")
 
 
 def count_features(model: Any, method: str, arguments: Mapping[str, Any]) -> int:
@@ -26,13 +29,26 @@ def count_features(model: Any, method: str, arguments: Mapping[str, Any]) -> int
         Their number; 0 where the method cannot be run.
     """
     inventory = take_inventory(model)
+    count = 0
     for values in (None, KnownValues(guess=True)):
-        with suppress(Exception), torch.no_grad():
+        try:
             recorder = Recorder(inventory, "meta", values)
             given = map_tensors(dict(arguments), recorder.add_input)
-            with on_loan(inventory.modules, recorder.bring, recorder.enter, recorder.leave), recorder:
+            with (
+                torch.no_grad(),
+                on_loan(inventory.modules, recorder.bring, recorder.enter, recorder.leave),
+                recorder,
+            ):
                 result = getattr(model, method)(**given)
             # The vectors of the text's width, behind what the tower puts out by the way.
             features = tensors_in([getattr(result, "pooler_output", None)]) or tensors_in([result])
-            return sum(feature.numel() // feature.shape[-1] for feature in features)
-    return 0
+            return sum(feature.numel() // feature.shape[_width_axis(feature)] for feature in features)
+        except Exception as error:
+            complaint = _COMPLAINT.search(str(error))
+            count = int(complaint[1]) if complaint else count
+    return count
+
+
+def _width_axis(features: torch.Tensor) -> int:
+    is_map = features.dim() == 3 and features.shape[0] > 1 and features.shape[1] == features.shape[2]
+    return 0 if is_map else -1

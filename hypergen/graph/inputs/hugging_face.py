@@ -26,11 +26,12 @@ _SENSES = {
 _COMPANIONS = {
     "pixel_values": """image_grid_thw image_grid_hw image_sizes aspect_ratio_ids aspect_ratio_mask spatial_shapes
         pixel_position_ids image_position_ids pixel_attention_mask image_attention_mask target_sizes
-        high_res_pixel_values""".split(),
+        high_res_pixel_values images_per_sample image_merge_sizes""".split(),
     "pixel_values_videos": ["video_grid_thw"],
     "input_features": ["input_features_mask", "feature_attention_mask", "attention_mask"],
     "input_ids": """bbox visual_feats visual_pos global_attention_mask entity_ids entity_position_ids protein_input_ids
-        protein_attention_mask""".split(),
+        protein_attention_mask lang_ids""".split(),
+    "input_values": ["decoder_input_values"],
     "states": ["actions", "rewards", "returns_to_go", "timesteps"],
     "query_embeds": ["encoder_hidden_states"],
 }
@@ -57,6 +58,10 @@ def hugging_face_inputs(model: Any) -> dict[str, Any]:
     """
     facts = Facts(model)
     arguments = {name: _example(facts, name) for name in _chosen(facts)}
+    if "use_cache" in facts.accepted and not hasattr(facts.decoder, "num_hidden_layers"):
+        arguments["use_cache"] = False  # There is one per layer, and nothing tells how many there are.
+    if "pixel_values" in arguments and facts.layouts:
+        _lay_out_images(facts, arguments)
     if "input_ids" in arguments:
         _add_placeholders(facts, arguments)
     return arguments
@@ -74,8 +79,26 @@ def _chosen(facts: Facts) -> list[str]:
     if "input_ids" not in names:
         companions = [name for name in companions if name != "attention_mask"]
     names = list(dict.fromkeys([*names, *(name for name in companions if name in facts.accepted)]))
+    names = _as_towers_ask(facts, names)
     # Most towers that could take images of several sizes do not.
     return [name for name in names if name != "image_sizes" or _asks_for_sizes(facts)]
+
+
+def _as_towers_ask(facts: Facts, names: list[str]) -> list[str]:
+    """With what the towers that are shown something need beside it, and without masks that are not about it."""
+    for method, sense, _, _ in _PLACEHOLDERS:
+        owner = _owner(facts, method)
+        if sense not in names or owner is None:
+            continue
+        takes = inspect.signature(getattr(owner, method)).parameters
+        needed = [name for name, parameter in takes.items() if parameter.default is parameter.empty]
+        names = [name for name in names if name != f"{sense}_mask" or name in takes or name in facts.required]
+        names += [name for name in needed if name in facts.accepted and name in EXAMPLES and name not in names]
+    return names
+
+
+def _owner(facts: Facts, method: str) -> Any:
+    return next((module for module in facts.model.modules() if hasattr(module, method)), None)
 
 
 def _asks_for_sizes(facts: Facts) -> bool:
@@ -100,16 +123,29 @@ def _wrapped(facts: Facts, names: tuple[str, ...]) -> Any:
     return next((value for value in (getattr(config, name, None) for name in names) if value is not None), None)
 
 
+def _lay_out_images(facts: Facts, arguments: dict[str, Any]) -> None:
+    """Hand images over as their tower reads them, which nothing but running it tells."""
+    method = "get_image_features" if hasattr(facts.model, "get_image_features") else "forward"
+    takes = inspect.signature(getattr(facts.model, method)).parameters
+    for layout in ({}, *facts.layouts):
+        given = {name: value for name, value in (arguments | layout).items() if name in takes}
+        if count_features(facts.model, method, given):
+            arguments.update(layout)
+            return
+
+
 def _add_placeholders(facts: Facts, arguments: dict[str, Any]) -> None:
     """Put as many tokens into the prompt as the towers make vectors of what is shown beside it."""
     prompt, kinds = arguments["input_ids"], torch.zeros_like(arguments["input_ids"])
     for method, sense, token_names, kind in _PLACEHOLDERS:
         token = facts.tell(*token_names, among="config text") or _wrapped(facts, token_names)
-        owner = next((module for module in facts.model.modules() if hasattr(module, method)), None)
-        if sense not in arguments or type(token) is not int or owner is None or prompt.dim() != 2:
+        owner = _owner(facts, method)
+        if sense not in arguments or type(token) is not int or prompt.dim() != 2:
             continue
-        takes = inspect.signature(getattr(owner, method)).parameters
-        count = count_features(owner, method, {k: v for k, v in arguments.items() if k in takes})
+        count = 1  # where the model itself makes room
+        if owner is not None:
+            takes = inspect.signature(getattr(owner, method)).parameters
+            count = count_features(owner, method, {k: v for k, v in arguments.items() if k in takes})
         before, after = prompt[:, :4], prompt[:, 4:]
         prompt = torch.cat([before, torch.full((1, count), token), after], 1)
         kinds = torch.cat([kinds[:, :4], torch.full((1, count), kind), kinds[:, 4:]], 1)
