@@ -24,6 +24,7 @@ RELEASED = Path(__file__).parent / "released"
 # Classes of this package, imported when a checkpoint names them. A checkpoint can only ever name what is registered:
 # importing what a file asks for would be running it.
 _BUILT_IN = {
+    "AutoregressiveGenerator": "hypergen.generators.autoregressive_generator",
     "CheckpointTransformer": "hypergen.generators.checkpoint_transformer",
     "GraphHypernetwork": "hypergen.generators.graph_hypernetwork",
     "HyperRepresentation": "hypergen.generators.hyper_representation",

@@ -5,14 +5,17 @@ import torch
 from torch import nn
 
 import hypergen
-from hypergen.errors import GeneratorError
+from hypergen.errors import GeneratorError, ParameterError
+from hypergen.generators.autoregressive_generator import AutoregressiveGenerator
 from hypergen.generators.hyper_representation import HyperRepresentation
 from hypergen.generators.recurrent_diffusion import RecurrentDiffusion
 from hypergen.generators.token_statistics import TokenStatistics
+from hypergen.generators.vector_quantizer import ResidualQuantizer
 
 SMALL = {
     HyperRepresentation: {"latent_size": 4, "width": 16, "depth": 1, "heads": 2, "anchors": 6, "neighbours": 3},
     RecurrentDiffusion: {"width": 16, "denoiser_hidden": 16, "denoiser_layers": 1, "sampling_steps": 3},
+    AutoregressiveGenerator: {"width": 16, "depth": 1, "heads": 2, "codebook_size": 12, "codes_per_token": 3},
 }
 generators = pytest.mark.parametrize("kind", list(SMALL))
 CPU = torch.device("cpu")
@@ -41,6 +44,8 @@ def make(kind, *layouts, **options):
         if kind is HyperRepresentation:
             codes = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(4, 1)
             generator.keep_anchors(number, stacked(hidden=hidden), codes)
+        if kind is AutoregressiveGenerator:
+            generator.quantizer.fit(generator.statistics.encode(number, stacked(hidden=hidden)).flatten(0, 1))
     return generator.eval()
 
 
@@ -137,3 +142,45 @@ def test_hyper_representation_reads_long_networks_window_by_window():
     tokens, positions = generator.statistics.encode(0, stacked()), generator.statistics.positions(0, CPU)
     whole = generator.encode(tokens, positions)
     torch.testing.assert_close(whole[:, 4:8], generator.encode(tokens[:, 4:8], positions[4:8]))
+
+
+def test_codes_drawn_one_by_one_are_those_of_the_whole():
+    generator = make(AutoregressiveGenerator, temperature=0.0)
+    positions, condition = generator.statistics.positions(0, CPU), torch.randn(3, 16)
+    codes = generator.draw(positions, condition, torch.Generator())
+    assert torch.equal(generator.logits(codes, positions, condition).argmax(-1), codes)
+    assert codes.unique().numel() > 1
+
+
+def test_no_code_depends_on_later_ones():
+    generator = make(AutoregressiveGenerator)
+    torch.nn.init.normal_(generator.correct.weight)
+    positions, condition = generator.statistics.positions(0, CPU), torch.randn(1, 16)
+    codes = torch.randint(12, (1, len(positions), 3))
+    before = generator.logits(codes, positions, condition)
+    changed = codes.clone()
+    changed[:, 5, 1:] = (changed[:, 5, 1:] + 1) % 12
+    changed[:, 6:] = (changed[:, 6:] + 1) % 12
+    after = generator.logits(changed, positions, condition)
+    torch.testing.assert_close(after[:, :5], before[:, :5])
+    torch.testing.assert_close(after[:, 5, :2], before[:, 5, :2])
+    assert not torch.allclose(after[:, 5, 2], before[:, 5, 2]) and not torch.allclose(after[:, 6], before[:, 6])
+
+
+def test_each_codebook_refines_those_before_it():
+    torch.manual_seed(0)
+    vectors = torch.randn(2000, 3)
+    quantizer = ResidualQuantizer(3, 16, 3)
+    quantizer.fit(vectors)
+    codes, sums = quantizer(vectors), quantizer.partial_sums(quantizer(vectors))
+    errors = (sums - vectors[:, None]).square().mean((0, 2))
+    assert (
+        errors[0] == pytest.approx(vectors.square().mean().item(), rel=1e-4) and (errors[1:] < 0.5 * errors[:-1]).all()
+    )
+    assert all(codes[:, stage].unique().numel() == 16 for stage in range(3))
+    # The last code is the nearest entry to what is left.
+    left = vectors - sums[:, 2]
+    nearest = (left[:, None] - quantizer.codebooks[2]).square().sum(2).argmin(1)
+    assert torch.equal(nearest, codes[:, 2])
+    with pytest.raises(ParameterError, match="15 weight tokens cannot be sorted into 16"):
+        quantizer.fit(vectors[:15])
