@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hypergen.architectures import Architecture, ImageClassifierSpace, TrainingStream
-from hypergen.data import DigitsDataModule
+from hypergen.data import DigitsDataModule, TextDataModule
 from hypergen.generators.features import batch_graphs
 from hypergen.generators.graph_hypernetwork import GraphHypernetwork
 from hypergen.training import graph_hypernetwork
@@ -333,3 +333,38 @@ def test_loss_falls_in_30_steps_and_the_same_way_each_time(digits):
     # By far more than losses differ from batch to batch.
     assert start.mean() - end.mean() > 4 * (start.std() + end.std()) / math.sqrt(6)
     assert end.mean() < 0.8 * start.mean() and training.skipped == 0
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"{number}, {number**3}; " for number in range(300)))
+    return TextDataModule(path, context=8, stride=1)
+
+
+def test_language_models_learn_the_next_token(text):
+    sizes = {"vocabulary": 96, "context": 8, "width": 16, "depth": 1, "heads": 1}
+    options = [{"positions": "rotary", "tied": True}, {"positions": "learned", "tied": False}]
+    traced = dict(enumerate(trace_architecture(Architecture("gpt", {**sizes, **option})) for option in options))
+    generator, batch = make_generator(), make_batch(traced, (0, 1))
+    tokens, following = text.tensors("train")
+    predicted = generator(batch_graphs([traced[number].features for number in batch.numbers]))
+    shares = []
+    for number, flat, chosen in zip(batch.numbers, predicted, batch.samples, strict=True):
+        parameters = traced[number].features.layout.unflatten(flat)
+        logits = torch.func.functional_call(traced[number].architecture.build(), parameters, (tokens[chosen],))
+        loss = F.cross_entropy(logits.transpose(1, 2), following[chosen])
+        shares.append(loss / max(loss.item() / math.log(96), 1.0))
+    (sum(shares) / 2).backward()
+    expected = gradients(generator)
+    generator.zero_grad()
+    make_training(generator, text).training_step(batch, 0).backward()
+    found = gradients(generator)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_noise_on_tokens_is_refused(text):
+    with pytest.raises(ValueError, match="image_noise=0.1 can't be added to tokens"):
+        make_training(make_generator(), text, image_noise=0.1)
