@@ -15,7 +15,6 @@ from hypergen.architectures.layers import ACTIVATIONS
 
 LANGUAGE_MODEL_SPLITS: dict[str, tuple[int, dict[str, Any]]] = {
     # The seed of the first architecture, and what differs from training, whose seeds count from 0.
-    "validation": (1_000_000_000, {}),
     "test": (2_000_000_000, {}),
     "wide": (3_000_000_000, {"width": (144, 192), "depth": (1, 2), "max_parameters": 1_000_000}),
     "deep": (4_000_000_000, {"depth": (5, 6), "width": (32, 96), "max_parameters": 1_000_000}),
@@ -126,7 +125,7 @@ def language_model_split(name: str, size: int = 10) -> tuple[Architecture, ...]:
     """Architectures that training never shows, no two alike and none in two splits.
 
     Args:
-        name: ``"validation"``, ``"test"``, ``"wide"`` (wider than any in training) or ``"deep"``.
+        name: ``"test"``, ``"wide"`` (wider than any in training) or ``"deep"``.
         size: How many.
 
     Raises:
