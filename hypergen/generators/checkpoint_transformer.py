@@ -97,6 +97,7 @@ class CheckpointTransformer(ZooGenerator):
             clip_sample=False,
             timestep_spacing="trailing",
         )
+        self.sampling_scheduler: Any = DDIMScheduler.from_config(self.scheduler.config)
 
     @property
     def condition_kinds(self) -> tuple[str, ...]:
@@ -237,11 +238,14 @@ class CheckpointTransformer(ZooGenerator):
         origin = {name: value / scales[name] for name, value in start.items()}
         draw = random or torch.Generator().manual_seed(0)
         current = {name: torch.randn(value.shape, generator=draw).to(value) for name, value in origin.items()}
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler = self.sampling_scheduler
         scheduler.set_timesteps(self.sampling_steps, device=now.device)
         for time in scheduler.timesteps:
-            clean = self(current, origin, time.expand(len(now)), now, wanted)
-            current = {name: scheduler.step(clean[name], time, current[name]).prev_sample for name in current}
+            noised = _flat(current)
+            scaled = _unflat(scheduler.scale_model_input(noised, time), origin)
+            clean = self(scaled, origin, time.expand(len(now)), now, wanted)
+            # All tensors at once: some schedulers count their steps.
+            current = _unflat(scheduler.step(_flat(clean), time, noised).prev_sample, origin)
         return {name: value * scales[name] for name, value in current.items()}
 
     def refine(
@@ -281,6 +285,17 @@ class CheckpointTransformer(ZooGenerator):
         for number, (count, _) in enumerate(layout.sizes):
             repeats += [count] if number < len(layout.groups) else [1] * count
         return torch.tensor(repeats, device=device)
+
+
+def _flat(networks: Mapping[str, Tensor]) -> Tensor:
+    """Stacked networks as rows, ``[networks, values]``."""
+    return torch.cat([value.flatten(1) for value in networks.values()], 1)
+
+
+def _unflat(rows: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo :func:`_flat`, for networks like those given."""
+    parts = rows.split([value[0].numel() for value in like.values()], 1)
+    return {name: part.view_as(value) for (name, value), part in zip(like.items(), parts, strict=True)}
 
 
 def _positive(key: str, value: Any) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -20,9 +20,6 @@ from hypergen.generators.weight_tokens import LayoutBatch, WeightTokens
 from hypergen.generators.zoo_generator import Condition, ZooGenerator
 from hypergen.graph import ComputationalGraph, trace
 from hypergen.parameters import expected_shapes
-
-if TYPE_CHECKING:
-    from hypergen.generators.latent_diffusion_pipeline import LatentDiffusionPipeline
 
 
 @register_generator
@@ -174,12 +171,6 @@ class LatentDiffusion(ZooGenerator):
     def network(self, tokens: Tensor, layout: WeightTokens) -> dict[str, Tensor]:
         """Tokens in scale, ``[networks, num_tokens, token_size]`` → stacked parameters by name."""
         return layout.decode(tokens[:, : layout.num_tokens] * self.autoencoder.scales(layout))
-
-    def pipeline(self) -> LatentDiffusionPipeline:
-        """The generator as a pipeline of diffusers, which shares its components."""
-        from hypergen.generators.latent_diffusion_pipeline import LatentDiffusionPipeline  # Takes seconds to import.
-
-        return LatentDiffusionPipeline.from_generator(self)
 
 
 def sample_latents(

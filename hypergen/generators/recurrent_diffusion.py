@@ -78,6 +78,7 @@ class RecurrentDiffusion(ZooGenerator):
             clip_sample=False,
             timestep_spacing="trailing",
         )
+        self.sampling_scheduler: Any = DDIMScheduler.from_config(self.scheduler.config)
 
     @property
     def condition_kinds(self) -> tuple[str, ...]:
@@ -125,9 +126,10 @@ class RecurrentDiffusion(ZooGenerator):
         number = self.statistics.number_of(target)
         known = {name: value.to(self.device) for name, value in self.condition_encoder.collate(conditions).items()}
         embedded = self.condition_encoder(known, len(conditions))
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
         parts = []
         for _, found in self.windows(number, embedded):
-            drawn = sample_latents(self.denoiser, scheduler, found.flatten(0, 1), random, self.sampling_steps)
+            drawn = sample_latents(
+                self.denoiser, self.sampling_scheduler, found.flatten(0, 1), random, self.sampling_steps
+            )
             parts.append(drawn.unflatten(0, (len(conditions), -1)))
         return self.statistics.decode(number, torch.cat(parts, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from hypergen.generators.generator import Generator
 from hypergen.graph import ComputationalGraph
 from hypergen.parameters import Parameters, check_parameters
 from hypergen.parameters.check import is_finite
+
+if TYPE_CHECKING:
+    from hypergen.generators.zoo_pipeline import ZooPipeline
 
 Condition = Mapping[str, Any]
 """What a network is generated for, by kind, such as ``{"code": [0, 1, 1], "metric": 0.1}``."""
@@ -109,3 +112,9 @@ class ZooGenerator(Generator):
         seed = given.pop("seed", 0)
         stacked = self.sample(target, [given], seed=seed, example_inputs=example_inputs)
         return {name: value[0] for name, value in stacked.items()}
+
+    def pipeline(self) -> ZooPipeline:
+        """The generator as a pipeline of diffusers, which shares its weights."""
+        from hypergen.generators.zoo_pipeline import ZooPipeline  # Takes seconds to import.
+
+        return ZooPipeline.from_generator(self)
