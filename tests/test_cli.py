@@ -14,6 +14,7 @@ import hypergen
 from hypergen.cli import app
 from hypergen.errors import HypergenError, UnknownNameError
 from hypergen.generators import Generator, register_generator, registry
+from hypergen.graph import ComputationalGraph
 from hypergen.model_names import build_model
 
 ROOT = Path(hypergen.__file__).parents[1]
@@ -57,7 +58,7 @@ class Halves(Generator):
         self.value = nn.Parameter(torch.tensor(value))
 
     def predict(self, target, condition=None, *, example_inputs=None):
-        graph = hypergen.trace(target, example_inputs)
+        graph = target if isinstance(target, ComputationalGraph) else hypergen.trace(target, example_inputs)
         names = [name for name in graph.parameter_shapes if name not in graph.unused_parameters]
         return {name: self.value.expand(graph.parameter_shapes[name]) for name in names}
 
@@ -79,6 +80,18 @@ def run(*arguments: str, code: int = 0) -> str:
     assert result.exit_code == code, result.output + repr(result.exception)
     assert "Traceback" not in result.output
     return result.output
+
+
+def test_predict_writes_a_folder_of_files(folder):
+    text = run("predict", "toy_nets:Net", "-g", "halves", "-o", "parts", "--input", "1,4", "--max-shard-size", "40")
+    files = sorted(file.name for file in (folder / "parts").iterdir())
+    assert "model.safetensors.index.json" in files and len(files) > 2
+    assert f"{len(files) - 1}," in text
+    written = {name: value for file in files[:-1] for name, value in load_file(folder / "parts" / file).items()}
+    run("predict", "toy_nets:Net", "-g", "halves", "-o", "one.safetensors", "--input", "1,4")
+    whole = load_file(folder / "one.safetensors")
+    assert written.keys() == whole.keys()
+    assert all(torch.equal(written[name], value) for name, value in whole.items())
 
 
 def test_version_and_help():

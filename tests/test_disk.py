@@ -79,6 +79,17 @@ def test_values_are_rounded_to_the_data_type(tmp_path, dtype):
         assert torch.equal(value, values[name].to(dtype))
 
 
+def test_values_that_are_too_large_for_the_data_type_are_refused(monkeypatch, tmp_path):
+    generator = load_generator("digits-ghn")
+    decode = generator.decode
+    monkeypatch.setattr(generator, "decode", lambda *arguments: tuple(1e9 * flat for flat in decode(*arguments)))
+    with torch.device("meta"):
+        net = Net()
+    with pytest.raises(ParameterError, match=r"\.\w+' are too large for float16"):
+        predict_to_disk(net, generator, tmp_path, example_inputs=TOKENS, progress=False, dtype=torch.float16)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
 def test_one_portion_is_in_memory_at_a_time(monkeypatch, tmp_path):
     monkeypatch.setattr("hypergen.disk._VALUES_AT_A_TIME", 1)
     generator = load_generator("digits-ghn")

@@ -17,22 +17,38 @@ from hypergen.errors import GeneratorError, UnknownNameError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from hypergen.generators import Generator
+
 
 def predict(
     model: ModelName,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The safetensors file to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The safetensors file to write; or a folder for sharded files, which may outgrow memory.",
+        ),
+    ],
     generator: GeneratorName = "digits-ghn",
     dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16 or float64; the model's own by default.")] = "",
+    max_shard_size: Annotated[str, typer.Option(help="Of the files in a folder: 5GB, 500MB.")] = "5GB",
     inputs: Inputs = None,
 ) -> None:
-    """Predict every parameter of MODEL and write them to a safetensors file."""
+    """Predict every parameter of MODEL and write them to a safetensors file, or to several in a folder."""
     from hypergen.api import load_generator, predict_params
     from hypergen.generators.checkpoint import save_tensors
 
-    if out.suffix != ".safetensors":
-        raise GeneratorError(f"--out {str(out)!r} does not end in .safetensors, which is the format that is written.")
+    if out.suffix != ".safetensors" and (out.suffix and not out.is_dir()):
+        raise GeneratorError(
+            f"--out {str(out)!r} does not end in .safetensors, which is the format that is written; a folder's name "
+            "has no dot in it."
+        )
     as_dtype = _float_type(dtype) if dtype else None
     loaded = load_generator(generator)
+    if out.suffix != ".safetensors":
+        _predict_to_folder(model, loaded, out, as_dtype, max_shard_size, inputs)
+        return
     network = build_network(model)
     start = time.perf_counter()
     parameters = predict_params(network, loaded, example_inputs=example_inputs(inputs))
@@ -42,6 +58,28 @@ def predict(
         _refuse_overflow(parameters, dtype)
     save_tensors(out, parameters)
     _print_prediction(network, parameters, f"{model} by {generator}", seconds, out)
+
+
+def _predict_to_folder(
+    model: str, generator: Generator, out: Path, dtype: Any, max_shard_size: str, inputs: list[str] | None
+) -> None:
+    import torch
+
+    from hypergen.disk import predict_to_disk
+
+    network = build_network(model)
+    options: dict[str, Any] = {"dtype": dtype or torch.float32, "max_shard_size": max_shard_size}
+    start = time.perf_counter()
+    report = predict_to_disk(network, generator, out, example_inputs=example_inputs(inputs), **options)
+    seconds = time.perf_counter() - start
+    table = Table(title=escape(f"{model} into {out}"), show_header=False, title_justify="left")
+    table.add_row("parameters", f"{len(report.predicted):,} tensors, {report.values:,} values")
+    resumed = f", {len(report.resumed)} of them there already" if report.resumed else ""
+    table.add_row("files", f"{len(report.files)}{resumed}, {report.size:,} bytes")
+    if report.left_out:
+        table.add_row("left out", escape(f"{', '.join(report.left_out[:10])} (read by no operation)"))
+    table.add_row("time", f"{seconds:.2f} s")
+    Console().print(table)
 
 
 def _print_prediction(network: nn.Module, parameters: dict[str, Tensor], title: str, seconds: float, out: Path) -> None:

@@ -197,7 +197,7 @@ class ShardedCheckpoint:
                         while left:
                             portion = next(values)
                             left -= portion.keys()
-                            data = [_as_bytes(value.to(self.dtype)) for value in portion.values()]
+                            data = [self._as_bytes(name, value) for name, value in portion.items()]
                             del portion
                             if written is not None:
                                 yield written.result()
@@ -211,6 +211,14 @@ class ShardedCheckpoint:
                 finally:
                     draft.unlink(missing_ok=True)
             self._write_index()
+
+    def _as_bytes(self, name: str, value: Tensor) -> NDArray[Any]:
+        converted = value.detach().to(self.dtype)
+        if self.dtype == torch.float16 and not converted.isfinite().all():
+            raise ParameterError(
+                f"Values of {name!r} are too large for float16. Write bfloat16 or float32 into an empty folder."
+            )
+        return converted.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
     def _write_index(self) -> None:
         if len(self.shards) > 1:
@@ -234,10 +242,6 @@ class ShardedCheckpoint:
                 f"{str(self.folder)!r} could not be written: {error}. Files that are whole stay there; make room and "
                 "write again into the same folder to go on after them."
             ) from error
-
-
-def _as_bytes(value: Tensor) -> NDArray[Any]:
-    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def _write_all(file: IO[bytes], data: Sequence[Any]) -> int:
