@@ -1,0 +1,126 @@
+"""The protocol for images without trained baselines: unseen networks of the training's space, and networks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hypergen.architectures import Space
+from hypergen.errors import HypergenError, ParameterError
+from hypergen.evaluation.accuracy import accuracy, calibrate, ridge_head_accuracy
+from hypergen.evaluation.image_data import HasTensors, ImageData
+from hypergen.evaluation.results import Results, Row
+from hypergen.parameters import apply_parameters
+
+_UNSEEN = 1 << 48  # Seeds of architectures: training counts its own from 0.
+
+
+@dataclass(frozen=True)
+class NetworkAccuracies:
+    """Test accuracies of one network; 0 where its values blow up.
+
+    Args:
+        name: Of the network.
+        predicted: At predicted parameters, batch statistics estimated on training images.
+        predicted_ridge_head: With its last layer solved in closed form besides.
+        default_ridge_head: The same from default initialisation: what a head makes of random features.
+        failure: Why there is no prediction; None if there is.
+    """
+
+    name: str
+    predicted: float
+    predicted_ridge_head: float
+    default_ridge_head: float
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class UnseenNetworksEvaluation:
+    """What :func:`evaluate_on_unseen_networks` found."""
+
+    results: Results
+    networks: tuple[NetworkAccuracies, ...]
+
+    def write(self, folder: str | Path) -> None:
+        """Write ``results.json``, which has every network, and ``results.md``."""
+        self.results.write(folder)
+
+
+def evaluate_on_unseen_networks(
+    generator: Any,
+    data: HasTensors,
+    *,
+    space: Space,
+    architectures: int = 50,
+    networks: Mapping[str, Callable[[], nn.Module]] | None = None,
+    calibration_images: int = 5000,
+    aims: Mapping[str, float] | None = None,
+    name: str = "unseen_networks",
+    seed: int = 0,
+) -> UnseenNetworksEvaluation:
+    """Predict networks that training has not drawn, and networks by name, and measure them on test images.
+
+    Args:
+        generator: Has ``generate(target, example_inputs=...)``.
+        data: The images.
+        space: That training drew from; other seeds make other architectures.
+        architectures: How many of them.
+        networks: Further networks by name, with an output for each class.
+        calibration_images: Training images for batch statistics and closed-form heads.
+        aims: By figure.
+        name: Of the results.
+        seed: Of the architectures and of default initialisation.
+
+    Returns:
+        ``predicted_accuracy_mean`` over the architectures, ``predicted_accuracy_NAME`` for each network, and both with
+        closed-form heads, on top of predicted and of default parameters.
+    """
+    images = ImageData.read(data)
+    inputs, labels = images.train
+    images = images._replace(train=(inputs[:calibration_images], labels[:calibration_images]))
+    drawn = [space.sample(_UNSEEN + seed * architectures + number) for number in range(architectures)]
+    builders: dict[str, Callable[[], nn.Module]] = {each.name: each.build for each in drawn}
+    builders |= networks or {}
+    found = {key: _measure(generator, images, key, build, seed) for key, build in builders.items()}
+    rows = []
+    for figure in ("predicted", "predicted_ridge_head", "default_ridge_head"):
+        label = figure.replace("predicted", "predicted_accuracy", 1).replace("default", "default_accuracy", 1)
+        values = [getattr(found[each.name], figure) for each in drawn]
+        rows.append(Row.from_values(f"{label}_mean", values))
+        rows += [Row(f"{label}_{key}", getattr(found[key], figure)) for key in networks or {}]
+    rows.append(Row("unusable_predictions", sum(one.failure is not None for one in found.values()), better="lower"))
+    aims = aims or {}
+    rows = [Row(row.figure, row.value, row.std, row.n, aims.get(row.figure), row.better) for row in rows]
+    details = {"networks": [asdict(one) for one in found.values()], "calibration_images": len(images.train[0])}
+    return UnseenNetworksEvaluation(Results(name, seed, tuple(rows), details), tuple(found.values()))
+
+
+def _measure(
+    generator: Any, images: ImageData, name: str, build: Callable[[], nn.Module], seed: int
+) -> NetworkAccuracies:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build()
+    default = _ridge(model, images)
+    try:
+        with torch.no_grad():
+            parameters = generator.generate(model, example_inputs=images.test[0][:1])
+        apply_parameters(model, parameters, partial=True)
+        calibrate(model, images)
+        predicted = accuracy(model, *images.test)
+    except HypergenError as error:
+        return NetworkAccuracies(name, 0.0, 0.0, default, f"{type(error).__name__}: {error}")
+    return NetworkAccuracies(name, predicted, _ridge(model, images), default)
+
+
+def _ridge(model: nn.Module, images: ImageData) -> float:
+    try:
+        calibrate(model, images)
+        return ridge_head_accuracy(model, images)
+    except ParameterError:
+        return 0.0
