@@ -87,7 +87,7 @@ def repaired(cls: Any, config: Any, tried: Attempt) -> Attempt:
                 other = attempt(cls, type(config).from_dict(copy.deepcopy(changed)))
             except Exception:  # a configuration says in its own words that sizes do not fit
                 continue
-            if other.failure is None or (other.misfits and other.model and other.misfits[0][0] != layer):
+            if other.failure is None or (other.model and layer not in [name for name, *_ in other.misfits]):
                 values, tried = changed, other
                 break
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -144,8 +145,13 @@ def _input_values(facts: Facts) -> Tensor:
     if bins and frames:
         return _floats(1, frames, bins)
     channels = facts.tell("audio_channels", "channels", among="audio config")
-    channels = channels or (1 if facts.tell("codebook_size", among="audio config codec") else None)
-    return _floats(1, *((channels,) if channels else ()), 19200)
+    channels = channels or (
+        1 if facts.tell("codebook_size", "quantization_levels", among="audio config codec") else None
+    )
+    ratios = facts.tell("downsampling_ratios")
+    beside_features = ratios and "input_features" in facts.accepted  # of which each is about so many samples
+    samples = facts.sound_frames * math.prod(ratios) if beside_features else 19200
+    return _floats(1, *((channels,) if channels else ()), samples)
 
 
 def _reads_vectors(facts: Facts) -> bool:

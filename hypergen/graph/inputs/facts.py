@@ -40,6 +40,7 @@ class Facts:
         self.vision = self._tower("vision", bool({"pixel_values", "pixel_values_videos"} & set(self.main)))
         self.backbone = getattr(self.vision, "backbone_config", None)
         self.audio = self._tower("audio", bool({"input_features", "input_values"} & set(self.main)))
+        self.audio = getattr(self.audio, "asr_config", None) or self.audio
         self.codec = getattr(self.audio, "dac_config", None)
 
     def _tower(self, kind: str, itself: bool) -> Any:
@@ -126,6 +127,9 @@ class Facts:
         ratios = self.tell("scaled_images_ratios", default=None)
         if ratios:  # the smallest copy of the image has to hold a patch
             built_for = round(self.patch_size / min(ratios))
+        maps = self.tell("backbone_feature_sizes", among="vision config")
+        if maps:  # the first one's stride is four
+            built_for = 4 * maps[0][0]
         names = ("image_size", "img_size", "input_size", "max_img_size")
         size = self.tell(*names, among="vision backbone config", default=built_for)
         if isinstance(size, Mapping):
@@ -164,14 +168,25 @@ class Facts:
             shapes = [
                 (count, channels, side, side),
                 (1, count, channels, side, side),
+                (1, *self.patches.shape),
                 (count, side * merge, side * merge, channels),
             ]
         elif frames and "pixel_values" in self.accepted and not self.first(nn.Conv2d, nn.Conv3d, of="vision"):
             shapes = [(count, frames, side, side, channels)]
+        elif "pixel_values" in self.accepted and self.of_tiles:
+            shapes = [(1, 1, channels, *self.image_size)]
         layouts = [{"pixel_values": torch.empty(shape, device="meta")} for shape in shapes]
         if "pixel_attention_mask" in self.accepted and "spatial_shapes" not in self.accepted:  # of tiles, not pixels
             layouts.append({"pixel_attention_mask": torch.ones(1, 1, dtype=torch.bool)})
         return layouts
+
+    @cached_property
+    def of_tiles(self) -> bool:
+        """Whether a model within this one asks which pixels of an image's tiles are padding; this one does not."""
+        methods = (getattr(module, "get_image_features", None) for module in self.model.modules())
+        method = next(filter(None, methods), None)
+        asks = method is not None and "pixel_attention_mask" in inspect.signature(method).parameters
+        return asks and "pixel_attention_mask" not in self.accepted
 
     @cached_property
     def reads_patches(self) -> bool:

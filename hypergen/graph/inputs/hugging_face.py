@@ -146,6 +146,8 @@ def _add_placeholders(facts: Facts, arguments: dict[str, Any]) -> None:
         if owner is not None:
             takes = inspect.signature(getattr(owner, method)).parameters
             count = count_features(owner, method, {k: v for k, v in arguments.items() if k in takes})
+        if sense == "input_features":  # some fill up to a number
+            count = facts.tell("audio_soft_tokens_per_image", default=count)
         before, after = prompt[:, :4], prompt[:, 4:]
         prompt = torch.cat([before, torch.full((1, count), token), after], 1)
         kinds = torch.cat([kinds[:, :4], torch.full((1, count), kind), kinds[:, 4:]], 1)
