@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,9 +159,16 @@ def predict_architecture(
     generator: Any, architecture: Architecture, example_inputs: Tensor
 ) -> tuple[dict[str, Tensor], str | None]:
     """The prediction, or why there is none that can be used."""
+    return predict_network(generator, architecture.build, example_inputs)
+
+
+def predict_network(
+    generator: Any, build: Callable[[], nn.Module], example_inputs: Tensor
+) -> tuple[dict[str, Tensor], str | None]:
+    """The prediction for the network that ``build`` makes, or why there is none that can be used."""
     # A target without values: whatever is predicted cannot have been copied from it.
     with torch.device("meta"):
-        target = architecture.build()
+        target = build()
     try:
         with one_thread(), evaluation_mode(generator if isinstance(generator, nn.Module) else nn.Identity()):
             parameters = dict(generator.generate(target, example_inputs=example_inputs))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from hypergen.architectures import Space
-from hypergen.errors import HypergenError, ParameterError
+from hypergen.errors import ParameterError
 from hypergen.evaluation.accuracy import accuracy, calibrate, ridge_head_accuracy
 from hypergen.evaluation.image_data import HasTensors, ImageData
+from hypergen.evaluation.parallel import map_tasks, pack, unpack
+from hypergen.evaluation.protocol import predict_network
 from hypergen.evaluation.results import Results, Row
 from hypergen.parameters import apply_parameters
 
@@ -40,6 +43,15 @@ class NetworkAccuracies:
 
 
 @dataclass(frozen=True)
+class _Task:
+    name: str
+    build: Callable[[], nn.Module]
+    parameters: dict[str, np.ndarray]
+    failure: str | None
+    seed: int
+
+
+@dataclass(frozen=True)
 class UnseenNetworksEvaluation:
     """What :func:`evaluate_on_unseen_networks` found."""
 
@@ -56,9 +68,10 @@ def evaluate_on_unseen_networks(
     data: HasTensors,
     *,
     space: Space,
-    architectures: int = 50,
+    architectures_per_split: int = 50,
     networks: Mapping[str, Callable[[], nn.Module]] | None = None,
     calibration_images: int = 5000,
+    workers: int = 0,
     aims: Mapping[str, float] | None = None,
     name: str = "unseen_networks",
     seed: int = 0,
@@ -69,9 +82,10 @@ def evaluate_on_unseen_networks(
         generator: Has ``generate(target, example_inputs=...)``.
         data: The images.
         space: That training drew from; other seeds make other architectures.
-        architectures: How many of them.
+        architectures_per_split: How many of them.
         networks: Further networks by name, with an output for each class.
         calibration_images: Training images for batch statistics and closed-form heads.
+        workers: Processes with one thread each; 0 for none. Predictions are made in this process.
         aims: By figure.
         name: Of the results.
         seed: Of the architectures and of default initialisation.
@@ -83,10 +97,12 @@ def evaluate_on_unseen_networks(
     images = ImageData.read(data)
     inputs, labels = images.train
     images = images._replace(train=(inputs[:calibration_images], labels[:calibration_images]))
-    drawn = [space.sample(_UNSEEN + seed * architectures + number) for number in range(architectures)]
+    count = architectures_per_split
+    drawn = [space.sample(_UNSEEN + seed * count + number) for number in range(count)]
     builders: dict[str, Callable[[], nn.Module]] = {each.name: each.build for each in drawn}
     builders |= networks or {}
-    found = {key: _measure(generator, images, key, build, seed) for key, build in builders.items()}
+    tasks = _tasks(generator, images, builders, seed)
+    found = {one.name: one for _, one in map_tasks(_measure, images, tasks, workers=workers)}
     rows = []
     for figure in ("predicted", "predicted_ridge_head", "default_ridge_head"):
         label = figure.replace("predicted", "predicted_accuracy", 1).replace("default", "default_accuracy", 1)
@@ -100,22 +116,28 @@ def evaluate_on_unseen_networks(
     return UnseenNetworksEvaluation(Results(name, seed, tuple(rows), details), tuple(found.values()))
 
 
-def _measure(
-    generator: Any, images: ImageData, name: str, build: Callable[[], nn.Module], seed: int
-) -> NetworkAccuracies:
+def _tasks(
+    generator: Any, images: ImageData, builders: Mapping[str, Callable[[], nn.Module]], seed: int
+) -> Iterator[_Task]:
+    one_image = torch.zeros_like(images.test[0][:1])
+    for name, build in builders.items():
+        parameters, failure = predict_network(generator, build, one_image)
+        yield _Task(name, build, pack(parameters), failure, seed)
+
+
+def _measure(images: ImageData, task: _Task) -> NetworkAccuracies:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build()
+        torch.manual_seed(task.seed)
+        model = task.build()
     default = _ridge(model, images)
+    if task.failure is not None:
+        return NetworkAccuracies(task.name, 0.0, 0.0, default, task.failure)
     try:
-        with torch.no_grad():
-            parameters = generator.generate(model, example_inputs=images.test[0][:1])
-        apply_parameters(model, parameters, partial=True)
+        apply_parameters(model, unpack(task.parameters), partial=True)
         calibrate(model, images)
-        predicted = accuracy(model, *images.test)
-    except HypergenError as error:
-        return NetworkAccuracies(name, 0.0, 0.0, default, f"{type(error).__name__}: {error}")
-    return NetworkAccuracies(name, predicted, _ridge(model, images), default)
+    except ParameterError as error:
+        return NetworkAccuracies(task.name, 0.0, 0.0, default, str(error))
+    return NetworkAccuracies(task.name, accuracy(model, *images.test), _ridge(model, images), default)
 
 
 def _ridge(model: nn.Module, images: ImageData) -> float:

@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from hypergen.architectures import Architecture
+from hypergen import initialize
+from hypergen.architectures import Architecture, language_model_split
+from hypergen.data import TextDataModule
 from hypergen.errors import ParameterError
 from hypergen.evaluation import language_models
 from hypergen.evaluation.image_data import ImageData
@@ -130,6 +132,15 @@ def test_a_failed_prediction_is_trained_from_nowhere(curves, data):
     curves(DEFAULT, None)
     record = measure_language_model(data, task(failure="ParameterError: no"))
     assert (record.predicted, record.steps, record.trained) == (math.inf, None, 29.0)
+
+
+def test_what_comes_with_the_package_is_better_than_counting_pairs():
+    data = ImageData.read(TextDataModule())
+    tokens, following = (part[:32] for part in data.test)
+    pairs = count_perplexities(data._replace(test=(tokens, following)))["bigram_perplexity"]
+    network = language_model_split("test")[0].build()
+    initialize(network, "text-logah", example_inputs=tokens[:1])
+    assert perplexity(network, tokens, following) < pairs
 
 
 class Constant(nn.Module):

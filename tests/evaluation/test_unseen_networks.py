@@ -21,7 +21,7 @@ def _linear():
 
 def test_networks_of_the_space_and_networks_by_name():
     space = ImageClassifierSpace(families=["cnn", "resnet"])
-    options = {"space": space, "architectures": 4, "networks": {"linear": _linear}}
+    options = {"space": space, "architectures_per_split": 4, "networks": {"linear": _linear}}
     found = evaluate_on_unseen_networks(
         load_generator("digits-ghn"), DigitsDataModule(), aims={"predicted_accuracy_mean": 0.8}, **options
     )
