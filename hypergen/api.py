@@ -46,7 +46,7 @@ class InitializationReport:
         model: The network's class.
         generator: The generator's class, and the name or path it was loaded by.
         predicted: Parameters that the generator wrote.
-        kept: Parameters that no operation reads: they keep the network's own values.
+        kept: Parameters that no operation reads, or that are frozen under an adapter: they keep the network's values.
         tied: Alias name → the name that carries it.
         defaulted: Buffers that go with predicted parameters but keep the network's own values: the running statistics
             of batch norms that were not calibrated.
@@ -101,7 +101,7 @@ class InitializationReport:
         count = f"{len(self.predicted)} parameter{'s' * (len(self.predicted) != 1)}"
         rows = {
             "predicted": f"{count}, {self.values_predicted:,} values: {self.share_of_parameters_predicted:.2%} of all",
-            "kept": f"{_listed(self.kept)} (read by no operation)" if self.kept else "",
+            "kept": f"{_listed(self.kept)} (frozen, or read by no operation)" if self.kept else "",
             "diversified": self.diversified or "",
             "tied": _listed([f"{alias} = {name}" for alias, name in self.tied.items()]),
             "batch norm": self.batch_norm,

@@ -144,7 +144,7 @@ def test_initialize_reports_what_it_did():
     assert torch.equal(model.spare, torch.ones(5)) and model.calls == 0
     assert [module.training for module in model.modules()] == training
     text = str(report)
-    assert "Net initialised by UsedNoise" in text and "spare (read by no operation)" in text
+    assert "Net initialised by UsedNoise" in text and "spare (frozen, or read by no operation)" in text
     assert "mix_again.weight = mix.weight" in text and "calibrate=" in text
 
 

@@ -161,20 +161,8 @@ class TaskZoo:
         generator = learner.generator(layouts=layouts)
         images = self.data.tensors("train")[0]
         zoo = TrainingZoo.read(generator, parts, example_inputs=images[:1])
-        for stage, make in enumerate((learner.autoencoder_training, learner.training)):
-            module = make(generator=generator, zoo=zoo, inputs=images)
-            batches = NetworkBatches(
-                zoo,
-                len(images),
-                learner.networks_per_step,
-                learner.inputs_per_step,
-                learner.other_layouts,
-                2 * self.seed + stage,
-            )
-            loaders = {"train_dataloaders": DataLoader(batches, batch_size=None)}
-            trainer = partial(self.trainer, max_steps=module.steps, enable_progress_bar=False)
-            fit(module, loaders, trainer, None, None, self.output, None)
-        return generator.eval(), time.monotonic() - begun
+        train_stages(learner, generator, zoo, images, self.trainer, self.output, self.seed)
+        return generator, time.monotonic() - begun
 
     def sampler(self, generator: LatentDiffusion, widths: Sequence[int]) -> Sampler:
         """A generator of networks with these hidden layers, as the evaluation calls it."""
@@ -187,6 +175,39 @@ class TaskZoo:
                 return generator.sample(model, wanted, seed=seed, example_inputs=one_image)
 
         return sample
+
+
+def train_stages(
+    learner: Learner,
+    generator: LatentDiffusion,
+    zoo: TrainingZoo,
+    inputs: Tensor,
+    trainer: Callable[..., pl.Trainer],
+    output: str,
+    seed: int,
+) -> None:
+    """Train a generator in its two stages, on a zoo that it has measured."""
+    for stage, make in enumerate((learner.autoencoder_training, learner.training)):
+        module = make(generator=generator, zoo=zoo, inputs=inputs)
+        batches = NetworkBatches(
+            zoo,
+            len(inputs),
+            learner.networks_per_step,
+            learner.inputs_per_step,
+            learner.other_layouts,
+            2 * seed + stage,
+        )
+        loaders = {"train_dataloaders": DataLoader(batches, batch_size=None)}
+        fit(
+            module,
+            loaders,
+            partial(trainer, max_steps=module.steps, enable_progress_bar=False),
+            None,
+            None,
+            output,
+            None,
+        )
+    generator.eval()
 
 
 def codes(tasks: Sequence[Task]) -> Tensor:

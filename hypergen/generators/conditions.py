@@ -22,7 +22,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
 
     - ``code``: numbers that describe a task.
     - ``metric``: numbers to reach, such as a loss; standardised by the zoo's.
-    - ``text``: a description; hashed words and pairs of words, averaged.
+    - ``text``: a description; hashed words and pairs of words, added up.
     - ``examples``: labelled examples of a task, (inputs, labels), as a set: an MLP of each, averaged, as in deep sets.
 
     A kind of size 0 is not known.
@@ -62,8 +62,11 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
                 width = inputs + (example_labels if kind == "examples" else 0)
                 self.encoders[kind] = nn.Sequential(nn.Linear(width, size), nn.GELU(), nn.Linear(size, size))
         if text_buckets:
-            self.encoders["text"] = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, size), nn.GELU())
-            self.words = nn.EmbeddingBag(text_buckets, size, mode="mean")
+            # Linear, too: a text that was not seen says the sum of what its words say. Words that were not seen say
+            # next to nothing.
+            self.encoders["text"] = nn.Linear(size, size)
+            self.words = nn.EmbeddingBag(text_buckets, size, mode="sum")
+            nn.init.normal_(self.words.weight, std=0.01)
         self.absent = nn.ParameterDict({kind: nn.Parameter(torch.zeros(size)) for kind in self.encoders})
         self.register_buffer("metric_mean", torch.zeros(metric_size))
         self.register_buffer("metric_std", torch.ones(metric_size))
@@ -148,11 +151,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
             return None
         if kind == "text":
             words = tensors["text"]
-            weights = (words >= 0).float()
-            bags = nn.functional.embedding_bag(
-                words.clamp_min(0), self.words.weight, per_sample_weights=weights, mode="sum"
-            )
-            return encoder(bags / weights.sum(1, keepdim=True).clamp_min(1))
+            return encoder(self.words(words.clamp_min(0), per_sample_weights=(words >= 0).float()))
         values = tensors[kind]
         return encoder((values - self.metric_mean) / self.metric_std if kind == "metric" else 2 * values - 1)
 

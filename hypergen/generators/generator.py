@@ -101,7 +101,7 @@ class Generator(nn.Module, ABC):
 
         Returns:
             A tensor per name of ``dict(target.named_parameters())``, tied parameters once. Parameters that no operation
-            of the target reads cannot be predicted and may be left out.
+            of the target reads cannot be predicted and may be left out; so may those that require no gradients.
 
         Raises:
             ParameterError: The target has no parameters, complex, integer or lazy ones, or the prediction does not fit.
@@ -114,7 +114,10 @@ class Generator(nn.Module, ABC):
         parameters = self.predict(target, condition, example_inputs=example_inputs)
         if isinstance(target, nn.Module):
             check_parameters(target, parameters, partial=True)
-            missing = [name for name, _ in target.named_parameters() if name not in parameters]
+            # Adapters are generated for a network whose other parameters are frozen, and keep their values.
+            missing = [
+                name for name, value in target.named_parameters() if name not in parameters and value.requires_grad
+            ]
             # Tracing takes time, and only a prediction with gaps needs to know which of them are allowed.
             unused = trace(target, example_inputs).unused_parameters if missing else ()
         else:

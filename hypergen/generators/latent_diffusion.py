@@ -14,8 +14,10 @@ from hypergen.generators.architecture_encoder import ArchitectureEncoder
 from hypergen.generators.conditions import ConditionEncoder
 from hypergen.generators.features import GraphFeatures, graph_features
 from hypergen.generators.latent_denoiser import LatentDenoiser
+from hypergen.generators.linear_denoiser import LinearDenoiser
 from hypergen.generators.registry import register_generator
 from hypergen.generators.weight_autoencoder import WeightAutoencoder
+from hypergen.generators.weight_components import WeightComponents
 from hypergen.generators.weight_tokens import LayoutBatch, WeightTokens
 from hypergen.generators.zoo_generator import Condition, ZooGenerator
 from hypergen.graph import ComputationalGraph, trace
@@ -53,6 +55,12 @@ class LatentDiffusion(ZooGenerator):
         num_train_timesteps: Of the noise schedule.
         sampling_steps: Of DDIM.
         guidance_scale: Of classifier-free guidance; 1 for none.
+        linear: For zoos of few tasks and one layout, such as some dozens of adapters: principal components instead of
+            the learned autoencoder, and a denoiser that is linear in latent and condition, which takes
+            ``prediction_type="sample"``.
+
+    Raises:
+        GeneratorError: ``linear`` contradicts another argument.
     """
 
     def __init__(
@@ -76,18 +84,33 @@ class LatentDiffusion(ZooGenerator):
         num_train_timesteps: int = 1000,
         sampling_steps: int = 25,
         guidance_scale: float = 1.0,
+        linear: bool = False,
     ) -> None:
         super().__init__()
+        if linear and (len(layouts) != 1 or architecture_size or prediction_type != "sample"):
+            raise GeneratorError(
+                'linear=True needs one layout, architecture_size=0 and prediction_type="sample"; got '
+                f"{len(layouts)} layouts, {architecture_size} and {prediction_type!r}."
+            )
         self.known_layouts = frozenset(WeightTokens(_shapes(layout), token_size).key for layout in layouts)
         self.token_size = token_size
         self.sampling_steps = sampling_steps
         self.guidance_scale = guidance_scale
-        self.autoencoder = WeightAutoencoder(token_size, latent_size, hidden, architecture_size, latent_noise)
+        self.autoencoder: Any
+        if linear:
+            num_tokens = WeightTokens(_shapes(layouts[0]), token_size).num_tokens
+            self.autoencoder = WeightComponents(num_tokens, token_size, latent_size, latent_noise)
+        else:
+            self.autoencoder = WeightAutoencoder(token_size, latent_size, hidden, architecture_size, latent_noise)
         self.condition_encoder = ConditionEncoder(
             condition_size, code_size, metric_size, text_buckets, example_size, example_labels, condition_dropout
         )
         self.architecture_encoder = ArchitectureEncoder(architecture_size) if architecture_size else None
-        self.denoiser = LatentDenoiser(latent_size, condition_size, denoiser_hidden, denoiser_layers)
+        self.denoiser: Any
+        if linear:
+            self.denoiser = LinearDenoiser(latent_size, condition_size)
+        else:
+            self.denoiser = LatentDenoiser(latent_size, condition_size, denoiser_hidden, denoiser_layers)
         self.scheduler = DDPMScheduler(
             num_train_timesteps=num_train_timesteps,
             beta_schedule="squaredcos_cap_v2",
@@ -147,9 +170,13 @@ class LatentDiffusion(ZooGenerator):
         Raises:
             GeneratorError: The layout was not in the zoo, and the generator is not conditioned on architectures.
             TraceError: The target could not be traced.
+
+        Of a target with frozen parameters, such as one with an adapter, the rest may be the layout.
         """
         shapes = expected_shapes(target) if isinstance(target, nn.Module) else target.parameter_shapes
         layout = WeightTokens(_shapes(shapes), self.token_size)
+        if isinstance(target, nn.Module) and layout.key not in self.known_layouts:
+            layout = self._known_adapter(target) or layout
         if self.architecture_encoder is not None:
             graph = trace(target, example_inputs) if isinstance(target, nn.Module) else target
             return layout, graph_features(graph)
@@ -161,6 +188,12 @@ class LatentDiffusion(ZooGenerator):
                 "architecture_size above 0."
             )
         return layout, None
+
+    def _known_adapter(self, target: nn.Module) -> WeightTokens | None:
+        """The layout of what is trained of a target whose other parameters are frozen, if the zoo had it."""
+        trained = {name: tuple(value.shape) for name, value in target.named_parameters() if value.requires_grad}
+        layout = WeightTokens(trained, self.token_size) if trained else None
+        return layout if layout is not None and layout.key in self.known_layouts else None
 
     def embed_architectures(self, graphs: Sequence[GraphFeatures | None]) -> Tensor | None:
         """``[len(graphs), architecture_size]``; None where the generator is not conditioned on architectures."""

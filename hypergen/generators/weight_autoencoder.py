@@ -59,7 +59,48 @@ def by_layout(function: Callable[[int, Tensor], Tensor], values: Tensor, layout:
     return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
-class WeightAutoencoder(ModelMixin, ConfigMixin):
+class WeightNormalisation(nn.Module):
+    """One scale per role of a tensor, the same for all tasks, and one scale of latents; kept in buffers."""
+
+    role_scale: Tensor
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def register_normalisation(self, latent_size: int) -> None:
+        """Make the buffers."""
+        self.register_buffer("role_scale", torch.ones(len(ROLES)))
+        self.register_buffer("latent_mean", torch.zeros(latent_size))
+        self.register_buffer("latent_std", torch.ones(()))
+
+    @torch.no_grad()
+    def measure_scales(self, layouts: Iterable[tuple[WeightTokens, Tensor]]) -> None:
+        """Set the scale of each role from a zoo.
+
+        Args:
+            layouts: Each with its networks' tokens, ``[networks, num_tokens, token_size]``.
+        """
+        squares, counts = torch.zeros(len(ROLES)), torch.zeros(len(ROLES))
+        for layout, tokens in layouts:
+            roles = layout.positions[:, 0].long()
+            values = (tokens / layout.units[:, None]).square().sum(2).mean(0)
+            squares.index_add_(0, roles, values)
+            counts.index_add_(0, roles, layout.mask.sum(1).float())
+        known = squares > 0
+        self.role_scale.copy_(torch.where(known, (squares / counts.clamp_min(1)).sqrt(), torch.ones(())))
+
+    def scales(self, layout: WeightTokens) -> Tensor:
+        """What a value of each token is divided by, ``[num_tokens, 1]``."""
+        device = self.role_scale.device
+        return (self.role_scale[layout.positions[:, 0].long().to(device)] * layout.units.to(device))[:, None]
+
+    @torch.no_grad()
+    def measure_latents(self, latents: Tensor) -> None:
+        """Set the mean and the one scale of latents from those of a zoo, ``[networks, latent_size]``."""
+        self.latent_mean.copy_(latents.mean(0))
+        self.latent_std.copy_((latents - self.latent_mean).square().mean().sqrt().clamp_min(1e-6))
+
+
+class WeightAutoencoder(WeightNormalisation, ModelMixin, ConfigMixin):
     """Variational autoencoder over weight tokens, after D2NWG.
 
     Soro et al., *Diffusion-Based Neural Network Weights Generation* (2024), arXiv:2402.18153. There, a convolutional
@@ -82,10 +123,6 @@ class WeightAutoencoder(ModelMixin, ConfigMixin):
         latent_noise: Standard deviation of the latent's posterior at the start, relative to a unit latent.
     """
 
-    role_scale: Tensor
-    latent_mean: Tensor
-    latent_std: Tensor
-
     @register_to_config
     def __init__(
         self,
@@ -106,35 +143,12 @@ class WeightAutoencoder(ModelMixin, ConfigMixin):
         self.write_positions = PositionFeatures(2 * hidden, hidden // 4, architecture_size)
         self.latent = nn.Linear(latent_size, hidden)
         self.write = nn.Linear(hidden, token_size)
-        self.register_buffer("role_scale", torch.ones(len(ROLES)))
-        self.register_buffer("latent_mean", torch.zeros(latent_size))
-        self.register_buffer("latent_std", torch.ones(()))
+        self.register_normalisation(latent_size)
 
     def decoder_parameters(self) -> Iterable[nn.Parameter]:
         """What turns latents into weights."""
         for module in (self.write_positions, self.latent, self.write):
             yield from module.parameters()
-
-    @torch.no_grad()
-    def measure_scales(self, layouts: Iterable[tuple[WeightTokens, Tensor]]) -> None:
-        """Set the scale of each role from a zoo.
-
-        Args:
-            layouts: Each with its networks' tokens, ``[networks, num_tokens, token_size]``.
-        """
-        squares, counts = torch.zeros(len(ROLES)), torch.zeros(len(ROLES))
-        for layout, tokens in layouts:
-            roles = layout.positions[:, 0].long()
-            values = (tokens / layout.units[:, None]).square().sum(2).mean(0)
-            squares.index_add_(0, roles, values)
-            counts.index_add_(0, roles, layout.mask.sum(1).float())
-        known = squares > 0
-        self.role_scale.copy_(torch.where(known, (squares / counts.clamp_min(1)).sqrt(), torch.ones(())))
-
-    def scales(self, layout: WeightTokens) -> Tensor:
-        """What a value of each token is divided by, ``[num_tokens, 1]``."""
-        device = self.role_scale.device
-        return (self.role_scale[layout.positions[:, 0].long().to(device)] * layout.units.to(device))[:, None]
 
     def encode(self, tokens: Tensor, layouts: LayoutBatch, layout: Tensor) -> tuple[Tensor, Tensor]:
         """Distribution of the latent of each network.
@@ -182,9 +196,3 @@ class WeightAutoencoder(ModelMixin, ConfigMixin):
             return layouts.pad(torch.addmm(constant, own, matrix).unflatten(1, (count, -1)))
 
         return by_layout(write, self.latent(latents), layout)
-
-    @torch.no_grad()
-    def measure_latents(self, latents: Tensor) -> None:
-        """Set the mean and the one scale of latents from those of a zoo, ``[networks, latent_size]``."""
-        self.latent_mean.copy_(latents.mean(0))
-        self.latent_std.copy_((latents - self.latent_mean).square().mean().sqrt().clamp_min(1e-6))

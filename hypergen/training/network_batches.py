@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ class LayoutNetworks:
     """Networks of one layout.
 
     Attributes:
-        model: One such network, whose values are never read.
+        model: One such network, of whose values only those of frozen parameters and of buffers are read.
         parameters: ``[networks, *shape]`` by name.
         conditions: What each network was trained for.
     """
@@ -146,9 +147,9 @@ class NetworkBatches(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
 def _stacked_call(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
     from torch.func import functional_call, vmap
 
-    skeleton = model.to("meta").eval()
+    own = copy.deepcopy(model).eval()
 
     def one(parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return functional_call(skeleton, parameters, (inputs,))
+        return functional_call(own, parameters, (inputs,))
 
     return vmap(one, in_dims=(0, None))

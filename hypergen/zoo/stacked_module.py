@@ -13,13 +13,14 @@ class StackedModule:
     """Runs a module with stacked parameters: ``f(parameters, buffers, inputs)`` of n networks at once.
 
     Any module works that `torch.func.vmap` can follow. Buffers that the forward pass updates in place, such as a batch
-    norm's statistics, are updated for each network.
+    norm's statistics, are updated for each network. Parameters that need no gradients, such as those under an adapter,
+    are the same for all networks: those of a module that ``build`` makes.
 
     Args:
         build: Makes the module.
 
     Attributes:
-        names: The names of its state dict, tied ones once.
+        names: The names of its state dict, tied ones once, without parameters that need no gradients.
         parameter_names: Those of its parameters.
     """
 
@@ -27,7 +28,7 @@ class StackedModule:
         self.build = build
         with _seeded(0):
             self.module = build()
-        self.parameter_names = [name for name, _ in self.module.named_parameters()]
+        self.parameter_names = [name for name, value in self.module.named_parameters() if value.requires_grad]
         # Neither has a tied tensor twice.
         once = {*self.parameter_names, *(name for name, _ in self.module.named_buffers())}
         self.names = [name for name in self.module.state_dict() if name in once]
