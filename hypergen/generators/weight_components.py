@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -28,6 +29,7 @@ class WeightComponents(WeightNormalisation, ModelMixin, ConfigMixin):
         latent_noise: Standard deviation of the noise on latents in training, relative to theirs.
     """
 
+    config: Any
     read: Tensor
     mean: Tensor
 
