@@ -24,6 +24,7 @@ from benchmarks.fresh_process import in_fresh_process
 from benchmarks.memory import peak, start_peak
 from benchmarks.networks import gpt2_large, gpt2_small, llama_7b, resnet50, vit_b_16
 from hypergen.evaluation.results import Results, Row
+from hypergen.generators.released_files import VARIANTS
 from hypergen.parameters import distinct_value_share
 
 # Target, generator, most seconds that tracing and predicting should take.
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     if options.repeats:
         rows += memory_rows(options.repeats)
         rows += diversity_rows()
+    for name in track(options.variants, "Timing variants", transient=True):
+        rows += in_fresh_process(variant_rows, name)
     if options.disk_repeats:
         rows += disk_rows(options.folder, options.disk_repeats)
     details = {"threads": torch.get_num_threads(), "repeats": options.repeats, "disk_repeats": options.disk_repeats}
@@ -72,6 +75,24 @@ def timing_rows(build: Callable[[], nn.Module], name: str, aim: float, repeats: 
         Row.from_values(f"{figure}_seconds", predicted, aim=aim, better="lower", statistic="median"),
         Row.from_values(f"{figure}_over_default", over, aim=ratio_aim, better="lower", statistic="median"),
         Row.from_values(f"{build.__name__}_default_seconds", default, better="lower", statistic="median"),
+    ]
+
+
+def variant_rows(name: str) -> list[Row]:
+    """A published system: its size, the widest matrix that does not repeat, seconds and memory of a prediction."""
+    generator = _generator(name)
+    build = gpt2_small if generator.config["language"] else resnet50
+    with torch.device("meta"):
+        network = build()
+    seconds = [_seconds(lambda: hypergen.predict_params(network, generator)) for _ in range(4)][1:]
+    before = start_peak()
+    _seconds(lambda: hypergen.predict_params(network, generator))
+    figure = f"{name.replace('-', '_')}_{build.__name__}"
+    return [
+        Row(f"{figure}_generator_parameters", sum(value.numel() for value in generator.parameters()), better="lower"),
+        Row(f"{figure}_widest_without_repeats", min(generator.config["max_shape"][:2])),
+        Row.from_values(f"{figure}_seconds", seconds, better="lower", statistic="median"),
+        Row(f"{figure}_peak_megabytes", (peak() - before) / 2**20, better="lower"),
     ]
 
 
@@ -187,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks.predict", description=__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="timings per target; 0 leaves them out")
     parser.add_argument("--disk-repeats", type=int, default=1, help="7-billion-parameter writes; 0 leaves them out")
+    parser.add_argument("--variants", nargs="*", default=[], choices=VARIANTS, help="published systems to time besides")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to write to")
     return parser
 
