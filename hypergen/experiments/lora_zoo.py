@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -91,7 +91,7 @@ class LetterTasks:
     """
 
     held_out: int = 8
-    words: Mapping[str, int] | None = None
+    words: Mapping[str, int] = field(default_factory=lambda: {"train": 2000, "validation": 100, "test": 150})
     seed: int = 0
 
     @cached_property
@@ -106,8 +106,7 @@ class LetterTasks:
     @cached_property
     def data(self) -> dict[str, tuple[Tensor, Tensor]]:
         """By split, prompts ``[words, characters]`` and the number of each among all words, which stands for it."""
-        sizes = dict(self.words or {"train": 2000, "validation": 100, "test": 150})
-        numbers = torch.arange(len(self._words)).split([sizes[split] for split in SPLITS])
+        numbers = torch.arange(len(self._words)).split([self.words[split] for split in SPLITS])
         return {split: (prompts(self._words[own]), own) for split, own in zip(SPLITS, numbers, strict=True)}
 
     def answers(self, tasks: Sequence[LetterTask]) -> Tensor:
@@ -126,9 +125,8 @@ class LetterTasks:
 
     @cached_property
     def _words(self) -> Tensor:
-        sizes = self.words or {"train": 2000, "validation": 100, "test": 150}
         random = torch.Generator().manual_seed(self.seed)
-        return torch.randint(LETTERS, (sum(sizes.values()), len(PLACES)), generator=random)
+        return torch.randint(LETTERS, (sum(self.words.values()), len(PLACES)), generator=random)
 
 
 @dataclass(frozen=True)

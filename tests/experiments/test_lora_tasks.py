@@ -185,14 +185,14 @@ def test_the_whole_experiment(tmp_path):
     def stage(**settings):
         return lambda **parts: LatentDiffusionTraining(**parts, steps=2, **settings)
 
-    learner = Learner(lambda layouts: make(), stage(behaviour_weight=0.0), stage(), 4, 4)
+    learner = Learner(lambda layouts: make(), stage(behaviour_weight=0.0), stage(noise_exponent=3.0), 4, 4)
     results = train_lora_tasks(
         name="lora",
         output=str(tmp_path),
         seed=0,
         letters=LETTERS,
         language=LANGUAGE,
-        trainer=lambda **settings: trainer(**settings),
+        trainer=trainer,
         learner=learner,
         aims={"share_of_trained_gain": 0.5},
     )
