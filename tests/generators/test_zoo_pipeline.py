@@ -80,10 +80,10 @@ def test_schedulers_are_swapped_and_the_generator_keeps_its_own(kind):
     generator = make(kind)
     pipeline, before = generator.pipeline(), call(generator.pipeline(), kind)
     fewer = call(pipeline, kind, num_inference_steps=2)
+    assert not torch.equal(fewer["0.weight"], before["0.weight"])
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
-    other = call(pipeline, kind, num_inference_steps=4)
-    for found in (fewer, other):
-        assert found["0.weight"].isfinite().all() and not torch.equal(found["0.weight"], before["0.weight"])
+    other = call(pipeline, kind, num_inference_steps=2)["0.weight"]
+    assert other.isfinite().all() and not torch.equal(other, fewer["0.weight"])
     again = call(generator.pipeline(), kind)
     assert all(torch.equal(again[name], value) for name, value in before.items())
 
