@@ -99,7 +99,7 @@ def trace_in_forks(cases: Iterable[Case], workers: int = 1, limit: float = 60.0)
             if not running:
                 return
             earliest = min(end for _, _, end in running.values())
-            ready = wait(list(running), timeout=max(earliest - time.monotonic(), 0))
+            ready: list[Any] = wait(list(running), timeout=max(earliest - time.monotonic(), 0))
             for here in ready or [here for here, (_, _, end) in running.items() if end <= time.monotonic()]:
                 case, process, _ = running.pop(here)
                 yield _received(case, process, here, limit)

@@ -27,6 +27,7 @@ _LAYERS = 2
 _EXPERTS = 4
 _VOCABULARY = 1024
 _NARROWEST = 8
+_MOST_PATCHES = 64  # on a side of an image
 # What a default configuration leaves open, but a model cannot be built or run without.
 _OPEN = {
     "prediction_length": 4,
@@ -275,6 +276,8 @@ def _mend_images(config: dict[str, Any]) -> None:
     size, patch = images.get("image_size"), images.get("patch_size")
     if not (type(size) is type(patch) is int and size >= patch > 0):
         return
+    if size > _MOST_PATCHES * patch:
+        size = images["image_size"] = _MOST_PATCHES // 4 * patch
     together = max(
         (
             config[k]
@@ -333,7 +336,7 @@ def _head_divisor(config: Mapping[str, Any], scale: int) -> int:
     width = next(
         (config[k] for k in ("hidden_size", "d_model", "n_embd", "embed_dim") if type(config.get(k)) is int), 0
     )
-    if heads and width and not sizes:
+    if heads and width and not sizes and width % max(heads) == 0:
         sizes = [width // max(heads)]
     for divisor in (d for d in _DIVISORS if d <= scale):
         rest = scale // divisor

@@ -9,8 +9,8 @@ from hypergen.model_names import build_model
 
 # One of each kind: text encoder, decoder and both; long texts; images, windows, detection, clips; waveforms and
 # spectrograms; text with images, one of them in a list of patches, and with sounds; experts; state spaces; time series;
-# patches that only a run tells how to hand over, sounds that a prompt makes room for only when it complains, widths that
-# only a run tells to be equal, stages that look alike.
+# patches that only a run tells how to hand over, sounds that a prompt makes room for only when it complains, widths
+# that only a run tells to be equal, stages that look alike.
 TYPES = """bert gpt2 llama t5 longformer vit swin detr timesformer wav2vec2 whisper clip llava qwen2_5_vl gemma3 clap
     mixtral deepseek_v3 mamba2 jamba patchtst
     kimi_k25_vision qwen2_audio moss_transcribe_diarize vitmatte swin2sr""".split()

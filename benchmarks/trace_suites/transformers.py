@@ -21,6 +21,7 @@ _NO_FORWARD = "has no forward pass, only generate()"
 _UNTRACED: dict[str, str] = {
     "bark": _NO_FORWARD,
     "edgetam_video": _SESSION,
+    "glm_image_vqmodel": "has no forward pass, only encode()",
     "higgs_audio_v2_tokenizer": "asks for torchaudio, which is not among hypergen's dependencies",
     "nougat": "transformers cannot make its default configuration (it names an unknown type, donut_swin)",
     "gemma4_assistant": "transformers refuses its own default configuration",

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 _LENGTH = 16
 _LONGEST_SOUND = 1500
 _TOWERS = {
-    "vision": "vision_config image_config backbone_config visual_config vision_encoder_config vision_model_config",
+    "vision": "vision_config image_config backbone_config visual_config vision_encoder_config vision_model_config "
+    "video_config",
     "audio": "audio_config audio_encoder_config encoder_config speech_config sound_config audio_tower_config "
     "semantic_model_config",
 }
@@ -44,7 +45,7 @@ class Facts:
         self.codec = getattr(self.audio, "dac_config", None)
 
     def _tower(self, kind: str, itself: bool) -> Any:
-        wrapped = (getattr(self.config, name, None) for name in ("thinker_config", "vlm_config"))
+        wrapped = (getattr(self.config, name, None) for name in ("thinker_config", "vlm_config", "audio_video_config"))
         for config in (self.config, *wrapped):
             for name in _TOWERS[kind].split():
                 part = getattr(config, name, None)
@@ -158,12 +159,14 @@ class Facts:
         return torch.empty(self.grid[1] * self.grid[2], values, device="meta")
 
     @cached_property
-    def layouts(self) -> list[dict[str, Tensor]]:
-        """The other ways in which models take images that were cut into patches or tiles; none for whole ones."""
+    def layouts(self) -> list[dict[str, Tensor | None]]:
+        """The other ways in which models take images that were cut into patches or tiles; None leaves out."""
+        if "pixel_values" not in self.accepted:
+            return []
         frames, side = self.number("temporal_patch_size", among="vision config", default=0), self.patch_size
         merge = self.number("spatial_merge_size", "merge_size", among="vision config", default=1)
         count, channels = self.grid[1] * self.grid[2], self.channels
-        shapes = []
+        shapes: list[tuple[int, ...]] = []
         if {"image_grid_thw", "grid_thw", "image_grid_hw"} & set(self.accepted):
             shapes = [
                 (count, channels, side, side),
@@ -171,14 +174,26 @@ class Facts:
                 (1, *self.patches.shape),
                 (count, side * merge, side * merge, channels),
             ]
-        elif frames and "pixel_values" in self.accepted and not self.first(nn.Conv2d, nn.Conv3d, of="vision"):
+        elif frames and not self.first(nn.Conv2d, nn.Conv3d, of="vision"):
             shapes = [(count, frames, side, side, channels)]
-        elif "pixel_values" in self.accepted and self.of_tiles:
+        elif self.of_tiles:
             shapes = [(1, 1, channels, *self.image_size)]
-        layouts = [{"pixel_values": torch.empty(shape, device="meta")} for shape in shapes]
+        layouts: list[dict[str, Tensor | None]] = [{"pixel_values": torch.empty(s, device="meta")} for s in shapes]
         if "pixel_attention_mask" in self.accepted and "spatial_shapes" not in self.accepted:  # of tiles, not pixels
             layouts.append({"pixel_attention_mask": torch.ones(1, 1, dtype=torch.bool)})
+        if "image_attention_mask" in self.accepted:  # of patches, not of the text that looks at the image
+            whole = torch.empty((1, channels, *self.image_size), device="meta")
+            layouts.append({"pixel_values": whole, "image_attention_mask": None})
         return layouts
+
+    @cached_property
+    def sound_layouts(self) -> list[dict[str, Tensor | None]]:
+        """The other way in which models take a spectrogram: neighbouring frames side by side."""
+        first = self.first(nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d, nn.Linear, nn.LayerNorm, of="audio")
+        width = first.in_features if isinstance(first, nn.Linear) else 0
+        if "input_features" not in self.accepted or width <= self.mel_bins or width % self.mel_bins:
+            return []
+        return [{"input_features": torch.empty((1, self.sound_frames, width), device="meta")}]
 
     @cached_property
     def of_tiles(self) -> bool:

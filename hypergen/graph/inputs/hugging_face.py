@@ -8,6 +8,7 @@ sounds have shapes only.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,8 +61,8 @@ def hugging_face_inputs(model: Any) -> dict[str, Any]:
     arguments = {name: _example(facts, name) for name in _chosen(facts)}
     if "use_cache" in facts.accepted and not hasattr(facts.decoder, "num_hidden_layers"):
         arguments["use_cache"] = False  # There is one per layer, and nothing tells how many there are.
-    if "pixel_values" in arguments and facts.layouts:
-        _lay_out_images(facts, arguments)
+    _lay_out(facts, arguments, "pixel_values", "get_image_features", facts.layouts)
+    _lay_out(facts, arguments, "input_features", "get_audio_features", facts.sound_layouts)
     if "input_ids" in arguments:
         _add_placeholders(facts, arguments)
     return arguments
@@ -123,14 +124,17 @@ def _wrapped(facts: Facts, names: tuple[str, ...]) -> Any:
     return next((value for value in (getattr(config, name, None) for name in names) if value is not None), None)
 
 
-def _lay_out_images(facts: Facts, arguments: dict[str, Any]) -> None:
-    """Hand images over as their tower reads them, which nothing but running it tells."""
-    method = "get_image_features" if hasattr(facts.model, "get_image_features") else "forward"
+def _lay_out(facts: Facts, arguments: dict[str, Any], sense: str, method: str, layouts: Sequence[Any]) -> None:
+    """Hand over what is seen or heard as its tower reads it, which nothing but running it tells."""
+    if sense not in arguments or not layouts:
+        return
+    method = method if hasattr(facts.model, method) else "forward"
     takes = inspect.signature(getattr(facts.model, method)).parameters
-    for layout in ({}, *facts.layouts):
-        given = {name: value for name, value in (arguments | layout).items() if name in takes}
-        if count_features(facts.model, method, given):
-            arguments.update(layout)
+    for layout in ({}, *layouts):
+        laid_out = {name: value for name, value in (arguments | layout).items() if value is not None}
+        if count_features(facts.model, method, {name: value for name, value in laid_out.items() if name in takes}):
+            arguments.clear()
+            arguments.update(laid_out)
             return
 
 
