@@ -29,8 +29,8 @@ class AutoregressiveGenerator(ZooGenerator):
     from its state ``h_t`` a small network predicts the codes of token t one after another, each from what those before
     it sum up to: ``log p(k) = −s |m(h_t) − Σ e − e_k|² / 2 + e_k · f(h_t, Σ e) + b_k`` up to a constant. That is a
     Gaussian around the token m, and corrections; codes are scored by their entries ``e_k``, so what is learned about
-    one holds for others near it. Scores without that geometry gave an accuracy of .62 instead of .89 on 600 networks of
-    the digits' tasks.
+    one holds for others near it: accuracy .89 on digits' tasks set aside, instead of .84 with free scores; .84 also
+    where the condition is added to each place as it is, and .86 where only the prefix tells it.
 
     Args:
         layouts: Those of the zoo, each a shape by parameter name.
