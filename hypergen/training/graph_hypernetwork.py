@@ -16,6 +16,8 @@ from hypergen.data.task import LANGUAGE_MODELLING, Task
 from hypergen.generators.features import GraphFeatures, batch_graphs
 from hypergen.generators.graph_hypernetwork import GraphHypernetwork
 from hypergen.training.meta_batches import MetaBatch, TracedArchitecture
+from hypergen.training.moving_average import MovingAverage
+from hypergen.training.precision import can_fuse
 
 
 class GraphHypernetworkTraining(pl.LightningModule):
@@ -37,6 +39,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
         max_gradient_norm: What the gradient of each network with respect to its parameters is clipped to.
         image_noise: Standard deviation of noise added to the (standardised) training images. Long runs pass over the
             images many thousand times and would otherwise learn them by heart.
+        average_decay: Of the moving average of the generator, which is what is kept in the end; 0 for none.
 
     Raises:
         ValueError: Noise is asked for on tokens.
@@ -53,6 +56,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
         weight_decay: float = 0.0,
         max_gradient_norm: float = 1.0,
         image_noise: float = 0.0,
+        average_decay: float = 0.0,
     ) -> None:
         super().__init__()
         if image_noise and data.task == LANGUAGE_MODELLING:
@@ -62,8 +66,13 @@ class GraphHypernetworkTraining(pl.LightningModule):
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.weight_decay, self.max_gradient_norm = weight_decay, max_gradient_norm
         self.image_noise = image_noise
+        self.average_decay = average_decay
         self.skipped = 0
         self._targets: dict[int, _Target] = {}
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """The moving average, if there is to be one."""
+        return [MovingAverage(list(self.generator.parameters()), self.average_decay)] if self.average_decay else []
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Graphs are padded and joined on the CPU: what is moved is the joined batch, in the step."""
@@ -122,7 +131,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
                 {"params": self.generator.tables(), "lr": self.table_learning_rate, "weight_decay": 0.0},
             ],
             betas=(0.9, 0.99),
-            fused=True,
+            fused=can_fuse(self),
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -116,7 +116,7 @@ class LatentDiffusionTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and linear decay."""
-        return linear_decay(self._trained(), self.learning_rate, self.weight_decay, self.warmup_steps, self.steps)
+        return linear_decay(self, self._trained(), self.learning_rate, self.weight_decay, self.warmup_steps, self.steps)
 
     def _trained(self) -> list[nn.Parameter]:
         generator = self.generator

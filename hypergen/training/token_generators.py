@@ -92,7 +92,7 @@ class TokenGeneratorTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and linear decay."""
-        return linear_decay(self.trained(), self.learning_rate, self.weight_decay, self.warmup_steps, self.steps)
+        return linear_decay(self, self.trained(), self.learning_rate, self.weight_decay, self.warmup_steps, self.steps)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """What is kept in the end is the moving average."""

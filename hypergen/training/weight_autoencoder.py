@@ -11,6 +11,7 @@ from torch import Tensor
 from hypergen.generators.latent_diffusion import LatentDiffusion
 from hypergen.training.behaviour import behaviour_loss
 from hypergen.training.network_batches import TrainingZoo
+from hypergen.training.precision import can_fuse
 
 
 class WeightAutoencoderTraining(pl.LightningModule):
@@ -84,14 +85,19 @@ class WeightAutoencoderTraining(pl.LightningModule):
         parameters = list(self.generator.autoencoder.parameters())
         if self.generator.architecture_encoder is not None:
             parameters += self.generator.architecture_encoder.parameters()
-        return linear_decay(parameters, self.learning_rate, self.weight_decay, self.warmup_steps, self.steps)
+        return linear_decay(self, parameters, self.learning_rate, self.weight_decay, self.warmup_steps, self.steps)
 
 
 def linear_decay(
-    parameters: list[torch.nn.Parameter], learning_rate: float, weight_decay: float, warmup_steps: int, steps: int
+    module: pl.LightningModule,
+    parameters: list[torch.nn.Parameter],
+    learning_rate: float,
+    weight_decay: float,
+    warmup_steps: int,
+    steps: int,
 ) -> Any:
-    """AdamW whose learning rate rises for some steps and then falls linearly to zero, as Lightning takes it."""
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    """AdamW whose learning rate rises for some steps and then falls linearly to zero, for the module."""
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=can_fuse(module))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / warmup_steps) * max(0.0, 1 - step / steps)
     )

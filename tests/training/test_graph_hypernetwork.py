@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import hypergen
 from hypergen.architectures import Architecture, ImageClassifierSpace, TrainingStream
 from hypergen.data import DigitsDataModule, TextDataModule
 from hypergen.generators.features import batch_graphs
@@ -368,3 +369,13 @@ def test_language_models_learn_the_next_token(text):
 def test_noise_on_tokens_is_refused(text):
     with pytest.raises(ValueError, match="image_noise=0.1 can't be added to tokens"):
         make_training(make_generator(), text, image_noise=0.1)
+
+
+def test_mixed_precision_accumulated_gradients_and_a_moving_average(run):
+    options = ["debug=fast", "evaluate=false", "trainer=cpu", "logger=none", "training.table_learning_rate=0.1"]
+    options += ["trainer.precision=bf16-mixed", "+trainer.accumulate_grad_batches=2", "training.warmup_steps=1"]
+    ends = [hypergen.load_generator(run(*options, f"training.average_decay={decay}")) for decay in (0, 0.9)]
+    last, average = (end.state_dict()["decoder.row_tables.conv"] for end in ends)
+    assert last.isfinite().all() and average.isfinite().all()
+    assert not torch.equal(last, average)
+    torch.testing.assert_close(last, average, atol=0.5, rtol=0)  # four steps of 0.1 at most
