@@ -190,7 +190,7 @@ def _sound_mask(facts: Facts) -> Tensor:
 
 
 def _padding_mask(facts: Facts) -> Tensor:
-    """Which samples of a waveform are none."""
+    """Marks the samples of a waveform that are no padding."""
     waveform = _input_values(facts) if "input_values" in facts.accepted else _floats(1, 160 * facts.sound_frames)
     return torch.ones(1, waveform.shape[-1], dtype=torch.int64)
 

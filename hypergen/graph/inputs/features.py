@@ -50,5 +50,6 @@ def count_features(model: Any, method: str, arguments: Mapping[str, Any]) -> int
 
 
 def _width_axis(features: torch.Tensor) -> int:
+    """The last one, but in a map of an image, which has it before rows and columns."""
     is_map = features.dim() == 3 and features.shape[0] > 1 and features.shape[1] == features.shape[2]
     return 0 if is_map else -1
