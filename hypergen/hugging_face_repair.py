@@ -53,7 +53,8 @@ def attempt(cls: Any, config: Any) -> Attempt:
             tried.model = cls(config)
         hooks = [module.register_forward_pre_hook(_watch(name, tried.misfits)) for name, module in _layers(tried.model)]
         try:
-            trace(tried.model)
+            with torch.device("cpu"):  # as whoever traces the model later on, wherever it is built
+                trace(tried.model)
         finally:
             for hook in hooks:
                 hook.remove()
