@@ -157,7 +157,7 @@ def _input_values(facts: Facts) -> Tensor:
 def _reads_vectors(facts: Facts) -> bool:
     """Whether the first layer normalises what a network before this one has computed."""
     first = facts.first(nn.Conv1d, nn.Conv2d, nn.Linear, nn.LayerNorm, of="audio")
-    return isinstance(first, nn.LayerNorm) and "input_features" not in facts.accepted
+    return isinstance(first, nn.LayerNorm) and not {"input_features", "input_ids"} & set(facts.accepted)
 
 
 def _decoder_input_values(facts: Facts) -> Tensor:

@@ -41,7 +41,8 @@ class Facts:
         self.vision = self._tower("vision", bool({"pixel_values", "pixel_values_videos"} & set(self.main)))
         self.backbone = getattr(self.vision, "backbone_config", None)
         self.audio = self._tower("audio", bool({"input_features", "input_values"} & set(self.main)))
-        self.audio = getattr(self.audio, "asr_config", None) or self.audio
+        nested = (getattr(self.audio, name, None) for name in ("asr_config", "audio_config"))
+        self.audio = next(filter(None, nested), self.audio)
         self.codec = getattr(self.audio, "dac_config", None)
 
     def _tower(self, kind: str, itself: bool) -> Any:
