@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import nn
 
 from hypergen.architectures import Space
@@ -71,6 +73,7 @@ def evaluate_on_unseen_networks(
     architectures_per_split: int = 50,
     networks: Mapping[str, Callable[[], nn.Module]] | None = None,
     calibration_images: int = 5000,
+    test_images: int | None = None,
     workers: int = 0,
     aims: Mapping[str, float] | None = None,
     name: str = "unseen_networks",
@@ -85,6 +88,7 @@ def evaluate_on_unseen_networks(
         architectures_per_split: How many of them.
         networks: Further networks by name, with an output for each class.
         calibration_images: Training images for batch statistics and closed-form heads.
+        test_images: The first so many test images; None for all.
         workers: Processes with one thread each; 0 for none. Predictions are made in this process.
         aims: By figure.
         name: Of the results.
@@ -96,13 +100,18 @@ def evaluate_on_unseen_networks(
     """
     images = ImageData.read(data)
     inputs, labels = images.train
-    images = images._replace(train=(inputs[:calibration_images], labels[:calibration_images]))
+    images = images._replace(
+        train=(inputs[:calibration_images], labels[:calibration_images]),
+        test=(images.test[0][:test_images], images.test[1][:test_images]),
+    )
     count = architectures_per_split
     drawn = [space.sample(_UNSEEN + seed * count + number) for number in range(count)]
     builders: dict[str, Callable[[], nn.Module]] = {each.name: each.build for each in drawn}
     builders |= networks or {}
     tasks = _tasks(generator, images, builders, seed)
-    found = {one.name: one for _, one in map_tasks(_measure, images, tasks, workers=workers)}
+    measured = map_tasks(_measure, images, tasks, workers=workers)
+    shown = track(measured, "evaluating", len(builders), console=Console(stderr=True), transient=True)
+    found = {one.name: one for _, one in shown}
     rows = []
     for figure in ("predicted", "predicted_ridge_head", "default_ridge_head"):
         label = figure.replace("predicted", "predicted_accuracy", 1).replace("default", "default_accuracy", 1)
@@ -112,7 +121,11 @@ def evaluate_on_unseen_networks(
     rows.append(Row("unusable_predictions", sum(one.failure is not None for one in found.values()), better="lower"))
     aims = aims or {}
     rows = [Row(row.figure, row.value, row.std, row.n, aims.get(row.figure), row.better) for row in rows]
-    details = {"networks": [asdict(one) for one in found.values()], "calibration_images": len(images.train[0])}
+    details: dict[str, Any] = {
+        "networks": [asdict(one) for one in found.values()],
+        "calibration_images": len(images.train[0]),
+    }
+    details["test_images"] = len(images.test[0])
     return UnseenNetworksEvaluation(Results(name, seed, tuple(rows), details), tuple(found.values()))
 
 
