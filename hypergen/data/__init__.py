@@ -4,14 +4,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hypergen.data.digits import DigitsDataModule
+    from hypergen.data.folder import FolderImageDataModule
     from hypergen.data.images import ImageDataModule
     from hypergen.data.parquet import ParquetImageDataModule
     from hypergen.data.text import TextDataModule
 
-__all__ = ["DigitsDataModule", "ImageDataModule", "ParquetImageDataModule", "TextDataModule"]
+__all__ = ["DigitsDataModule", "FolderImageDataModule", "ImageDataModule", "ParquetImageDataModule", "TextDataModule"]
 
 _MODULES = {
     "DigitsDataModule": "digits",
+    "FolderImageDataModule": "folder",
     "ImageDataModule": "images",
     "ParquetImageDataModule": "parquet",
     "TextDataModule": "text",

@@ -108,6 +108,18 @@ class ImageDataModule(LightningDataModule):
         )
 
 
+def held_out_count(size: int | float, images: int) -> int:
+    """How many images a number, or a share below 1, holds out.
+
+    Raises:
+        ValueError: None would be left for one part.
+    """
+    count = round(size * images) if size < 1 else int(size)
+    if not 0 < count < images:
+        raise ValueError(f"validation_size {size} holds out {count} of {images} images; leave some for each part")
+    return count
+
+
 def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
     """Split indices so that each class keeps its share in both parts; the global random state is left alone.
 

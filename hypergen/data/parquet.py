@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hypergen.data.images import ImageDataModule, stratified_split
+from hypergen.data.images import ImageDataModule, held_out_count, stratified_split
 
 
 class ParquetImageDataModule(ImageDataModule):
@@ -71,12 +71,7 @@ class ParquetImageDataModule(ImageDataModule):
     def load(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Read the splits: images [N, channels, image_size, image_size] from 0 to 1, labels [N]."""
         images, labels = self._read(self.path_train, self.max_train)
-        held_out = self.validation_size
-        count = round(held_out * len(labels)) if held_out < 1 else int(held_out)
-        if not 0 < count < len(labels):
-            raise ValueError(
-                f"validation_size {held_out} holds out {count} of {len(labels)} images; leave some for each part"
-            )
+        count = held_out_count(self.validation_size, len(labels))
         train, validation = stratified_split(labels, count, self.seed)
         return {
             "train": (images[train], labels[train]),

@@ -57,9 +57,15 @@ def test_every_experiment_instantiates(configure, parquet_options, experiment, d
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_instantiates(configure, parquet_options, choice):
+def test_every_choice_instantiates(configure, parquet_options, tmp_path, choice):
     group = choice.split("=")[0]
-    config = configure(choice, *(parquet_options if choice == "data=parquet" else []))
+    for name in ("train", "test"):
+        (tmp_path / name / "cat").mkdir(parents=True)
+    paths = {
+        "data=parquet": parquet_options,
+        "data=folder": [f"data.path_{one}={tmp_path / one}" for one in ("train", "test")],
+    }
+    config = configure(choice, *paths.get(choice, []))
     hydra.utils.instantiate(config[group])
 
 

@@ -1,0 +1,120 @@
+"""Images in a folder per class, as ImageNet is laid out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hypergen.data.images import ImageDataModule, held_out_count, stratified_split
+
+
+class FolderImageDataModule(ImageDataModule):
+    """Labelled images from two folders with a folder of image files per class, as torchvision's ``ImageFolder`` reads.
+
+    Images are resized to a shorter side of ``image_size``, cropped at the centre and kept in memory: 49 kB each at
+    64×64 in colour, so ``max_per_class`` decides what fits. Validation images are held out of the training folder.
+
+    Args:
+        path_train: Folder of the training and validation images.
+        path_test: Folder of the test images, with the same classes (ImageNet's ``val``).
+        image_size: Height and width.
+        channels: 3 for colour, 1 for grey; images are converted.
+        num_classes: How many classes there should be; None for as many as there are.
+        validation_size: Images held out of the training folder: a number, or a share below 1.
+        max_per_class: Read only so many images of each class (the first by name); None for all.
+        batch_size: Images per batch.
+        seed: Of the split into training and validation images, and of the order of training batches.
+        num_workers: Loader processes.
+
+    Raises:
+        FileNotFoundError: A folder is missing.
+        ValueError: A folder has no class folders with images, the two have different classes, or a file is no image;
+            raised when the data is first used, except for the classes and the number of channels.
+    """
+
+    def __init__(
+        self,
+        path_train: str | Path,
+        path_test: str | Path,
+        image_size: int = 64,
+        channels: int = 3,
+        num_classes: int | None = None,
+        validation_size: int | float = 0.1,
+        max_per_class: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed, num_workers)
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 (grey) or 3 (colour); got {channels}")
+        self.path_train, self.path_test = Path(path_train), Path(path_test)
+        self.classes = _classes(self.path_train)
+        if (others := _classes(self.path_test)) != self.classes:
+            different = sorted(set(self.classes) ^ set(others))
+            raise ValueError(
+                f"{self.path_train} and {self.path_test} must have the same class folders; only one of them has "
+                f"{', '.join(different[:5])}{' …' if len(different) > 5 else ''}"
+            )
+        if num_classes not in (None, len(self.classes)):
+            raise ValueError(f"{self.path_train} has {len(self.classes)} class folders, and num_classes={num_classes}")
+        self.image_size, self.channels, self.num_classes = image_size, channels, len(self.classes)
+        self.validation_size, self.max_per_class = validation_size, max_per_class
+
+    def load(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Read the splits: images [N, channels, image_size, image_size] from 0 to 1, labels [N]."""
+        images, labels = self._read(self.path_train)
+        count = held_out_count(self.validation_size, len(labels))
+        train, validation = stratified_split(labels, count, self.seed)
+        return {
+            "train": (images[train], labels[train]),
+            "validation": (images[validation], labels[validation]),
+            "test": self._read(self.path_test),
+        }
+
+    def _read(self, path: Path) -> tuple[Tensor, Tensor]:
+        from rich.console import Console
+        from rich.progress import track
+        from torchvision.datasets import ImageFolder
+
+        try:
+            samples = ImageFolder(str(path)).samples
+        except FileNotFoundError as error:  # a class without images
+            raise ValueError(f"{path} is not a folder of images by class: {error}") from error
+        chosen: list[tuple[str, int]] = []
+        seen = [0] * self.num_classes
+        for file, label in samples:
+            if self.max_per_class is None or seen[label] < self.max_per_class:
+                chosen.append((file, label))
+                seen[label] += 1
+        images = torch.empty(len(chosen), self.channels, self.image_size, self.image_size)
+        console = Console(stderr=True)
+        for row, (file, _) in enumerate(
+            track(chosen, f"reading {path.name}", console=console, transient=True, disable=not console.is_terminal)
+        ):
+            images[row] = self._image(file)
+        return images, torch.tensor([label for _, label in chosen])
+
+    def _image(self, file: str) -> Tensor:
+        import numpy as np
+        from PIL import Image, ImageOps, UnidentifiedImageError
+
+        size = (self.image_size, self.image_size)
+        try:
+            with Image.open(file) as image:
+                fitted = ImageOps.fit(image.convert("RGB" if self.channels == 3 else "L"), size)
+                pixels = np.array(fitted)
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"{file} is not an image that can be read: {error}") from error
+        return torch.from_numpy(pixels).reshape(*size, self.channels).permute(2, 0, 1) / 255
+
+
+def _classes(path: Path) -> list[str]:
+    if not path.is_dir():
+        raise FileNotFoundError(f"no folder at {path}; pass a folder with a folder of images for each class")
+    classes = sorted(each.name for each in path.iterdir() if each.is_dir())
+    if not classes:
+        raise ValueError(f"{path} has no folders; it needs one with images for each class")
+    return classes
