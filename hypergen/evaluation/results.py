@@ -225,4 +225,6 @@ def _number(value: float) -> str:
         return "—"
     if float(value).is_integer() and abs(value) >= 2:
         return f"{value:.0f}"
+    if 0 < abs(value) < 0.0005:
+        return f"{value:.1e}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"

@@ -103,3 +103,8 @@ def test_commit_and_machine(monkeypatch, tmp_path):
     machine = results_module.current_commit.__wrapped__.__globals__
     monkeypatch.setitem(machine, "_PACKAGE", tmp_path / "hypergen")  # Neither a checkout nor there.
     assert results_module.current_commit.__wrapped__() == "unknown"
+
+
+def test_tiny_values_are_not_shown_as_zero():
+    assert Row("error", 6.1e-16, aim=1e-9, better="lower").cells() == ("error", "6.1e-16", "1", "≤ 1.0e-09", "yes")
+    assert Row("share", 0.0).cells()[1] == "0.000"
