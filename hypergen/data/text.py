@@ -37,7 +37,9 @@ class TextDataModule(LightningDataModule):
     Characters outside of :data:`VOCABULARY` (line feed and the printable part of ASCII) are left out.
 
     Args:
-        path: A text file in UTF-8; None for the sources of Python's standard library.
+        path: A text file in UTF-8, or a parquet file as Hugging Face datasets have them, whose rows become lines; None
+            for the sources of Python's standard library.
+        text_column: The column of a parquet file.
         context: Tokens per window.
         stride: Characters between the starts of training windows. Validation and test windows don't overlap.
         held_out: Share of the text for each of validation and test.
@@ -60,6 +62,7 @@ class TextDataModule(LightningDataModule):
     def __init__(
         self,
         path: str | Path | None = None,
+        text_column: str = "text",
         context: int = 64,
         stride: int = 16,
         held_out: float = 0.05,
@@ -69,6 +72,7 @@ class TextDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.path = None if path is None else Path(path)
+        self.text_column = text_column
         if self.path is not None and not self.path.is_file():
             raise FileNotFoundError(f"no text file at {path}; pass the path of an existing file")
         for name, value in (("context", context), ("stride", stride), ("batch_size", batch_size)):
@@ -84,7 +88,7 @@ class TextDataModule(LightningDataModule):
         """Read and split the text, once."""
         if self._characters:
             return
-        tokens = encode(standard_library() if self.path is None else self.path.read_text(encoding="utf-8"))
+        tokens = encode(standard_library() if self.path is None else self._read(self.path))
         held_out = int(len(tokens) * self.held_out)
         if held_out <= self.context:
             raise ValueError(
@@ -93,6 +97,24 @@ class TextDataModule(LightningDataModule):
             )
         sizes = [len(tokens) - 2 * held_out, held_out, held_out]
         self._characters = dict(zip(SPLITS, tokens.split(sizes), strict=True))
+
+    def _read(self, path: Path) -> str:
+        if path.suffix != ".parquet":
+            return path.read_text(encoding="utf-8")
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            names = pyarrow.parquet.read_schema(path).names
+            if self.text_column not in names:
+                raise ValueError(
+                    f"{path} has no column {self.text_column!r}; its columns are {names}: pass the one with the text "
+                    "as text_column"
+                )
+            column = pyarrow.parquet.read_table(path, columns=[self.text_column]).column(0)
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"{path} is not a readable parquet file: {error}") from error
+        return "\n".join(row for row in column.to_pylist() if row)
 
     def characters(self, split: str) -> Tensor:
         """All tokens of a split in order, [length], int64.

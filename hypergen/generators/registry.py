@@ -116,11 +116,18 @@ def load_generator(name: str | os.PathLike[str], *, device: str | torch.device |
 
 def _published(name: str, released: list[str]) -> Generator:
     """A published system by the name of its released file, or untrained by its own name."""
-    from hypergen.generators.released_files import HUB_FILES, VARIANTS, from_hub, read_released, untrained
+    from hypergen.generators.released_files import (
+        HUB_FILES,
+        MAGNITUDE_INVARIANT,
+        VARIANTS,
+        from_hub,
+        read_released,
+        untrained,
+    )
 
     if name in HUB_FILES:
         return read_released(from_hub(name))
-    if name in VARIANTS:
+    if name in VARIANTS or name in MAGNITUDE_INVARIANT:
         warnings.warn(
             f"{name!r} is at seeded initial values: it has not been trained, and what it predicts is of no use but to "
             "measure time and memory, or to train it. Trained ones: a released file's path, or list_generators().",
@@ -129,7 +136,7 @@ def _published(name: str, released: list[str]) -> Generator:
         return untrained(name)
     if _looks_like_path(name):
         locate(name)  # says what is expected there
-    raise UnknownNameError("generator", name, [*released, *VARIANTS, *HUB_FILES])
+    raise UnknownNameError("generator", name, [*released, *VARIANTS, *MAGNITUDE_INVARIANT, *HUB_FILES])
 
 
 def _looks_like_path(name: str) -> bool:

@@ -8,7 +8,7 @@ import io
 import math
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from hypergen.errors import CheckpointError, GeneratorError
+from hypergen.generators.generator import Generator
+from hypergen.generators.graph_hypernetwork import GraphHypernetwork
 from hypergen.generators.released import ReleasedGraphHypernetwork
 from hypergen.generators.released_graph import LANGUAGE_PRIMITIVES, PRIMITIVES
 
@@ -52,15 +54,41 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Arguments of the published systems by name."""
 
 
-def untrained(name: str, seed: int = 0) -> ReleasedGraphHypernetwork:
-    """A published system at seeded initial values: it predicts, and has learned nothing.
+def _magnitude_invariant(
+    hidden: int, layers: int, max_shape: Sequence[int], heads: int = 8, rank: int = 0, **_: Any
+) -> dict[str, Any]:
+    return {
+        "encoder": "graphormer" if layers else "gated_gnn",
+        "decoder": "low_rank" if rank else "conv",
+        "parametrization": "magnitude_invariant",
+        "hidden": hidden,
+        "layers": max(layers, 1),
+        "heads": heads,
+        "rank": rank or 128,
+        "max_shape": max_shape[0],
+    }
+
+
+MAGNITUDE_INVARIANT: dict[str, dict[str, Any]] = {
+    f"{name}-mip": _magnitude_invariant(**arguments) for name, arguments in VARIANTS.items()
+}
+"""Arguments of this project's :class:`GraphHypernetwork` at the published sizes, with magnitude invariant heads.
+
+González Ortiz et al., *Magnitude Invariant Parametrizations Improve Hypernetwork Learning*, 2023, arXiv:2304.07645.
+"""
+
+
+def untrained(name: str, seed: int = 0) -> Generator:
+    """A system of a published size at seeded initial values: it predicts, and has learned nothing.
 
     Args:
-        name: A name in :data:`VARIANTS`.
+        name: A name in :data:`VARIANTS` or :data:`MAGNITUDE_INVARIANT`.
         seed: Of the initial values.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if name in MAGNITUDE_INVARIANT:
+            return GraphHypernetwork(**MAGNITUDE_INVARIANT[name]).eval()
         return ReleasedGraphHypernetwork(**VARIANTS[name]).eval()
 
 

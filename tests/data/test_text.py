@@ -83,3 +83,18 @@ def test_a_task_reads_classes_from_the_last_axis():
 
 def test_perplexity_of_guessing_is_the_number_of_classes():
     assert LANGUAGE_MODELLING.measure(torch.zeros(4, 9, 96), torch.randint(96, (4, 9))) == pytest.approx(96)
+
+
+def test_rows_of_a_parquet_file_become_lines(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = {"body": [f"line {number}" if number % 5 else None for number in range(200)], "label": [0] * 200}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "texts.parquet")
+    data = TextDataModule(tmp_path / "texts.parquet", text_column="body", context=8)
+    assert decode(data.characters("train")).startswith("line 1\nline 2\nline 3\nline 4\nline 6\n")
+    with pytest.raises(ValueError, match=r"no column 'text'; its columns are \['body', 'label'\]"):
+        TextDataModule(tmp_path / "texts.parquet", context=8).setup()
+    (tmp_path / "texts.parquet").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not a readable parquet file"):
+        TextDataModule(tmp_path / "texts.parquet", context=8).setup()

@@ -390,3 +390,16 @@ def test_parameters_without_a_node_keep_the_networks_values():
     table = parameters["positions"]
     assert table.shape == (1, 17, 8) and torch.equal(table, again["positions"])
     assert not torch.equal(table[0, 1], table[0, 2])
+
+
+@pytest.mark.parametrize("name", ["ghn-2-mip", "ghn-3-t-mip", "logah-tiny-mip"])
+def test_published_sizes_with_magnitude_invariant_heads(name):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+    with pytest.warns(UserWarning, match="has not been trained"):
+        generator = load_generator(name)
+    assert generator.config["parametrization"] == "magnitude_invariant"
+    parameters = generator.generate(net, example_inputs=torch.zeros(1, 3, 8, 8))
+    assert parameters.keys() == dict(net.named_parameters()).keys()
+    with pytest.warns(UserWarning):
+        again = load_generator(name).generate(net, example_inputs=torch.zeros(1, 3, 8, 8))
+    assert all(torch.equal(again[key], value) for key, value in parameters.items())
