@@ -398,4 +398,5 @@ def test_one_checkpoint_or_column_never_loads_the_shard(tmp_path):
     assert grown["key"] < size and grown["column"] < size
     # Itself, the pages of the file that it came from, and those around that the system maps with them.
     assert grown["one"] < 6 * size and grown["two"] < 12 * size
-    assert grown["all"] > 64 * size
+    # That the measure sees what is read; less some memory that the forked process had and did not use.
+    assert grown["all"] > 32 * size
