@@ -23,7 +23,7 @@ from hypergen.evaluation.short_training import build_default, derived_seed, trai
 from hypergen.evaluation.steps import check_points
 from hypergen.generators import load_generator
 from hypergen.graph import trace
-from hypergen.parameters import DIVERSIFICATIONS, apply_parameters, diversify, last_weights
+from hypergen.parameters import DIVERSIFICATIONS, Parameters, apply_parameters, diversify, last_weights
 from hypergen.parameters.batches import evaluation_mode
 
 DEFAULT, MIMETIC, PREDICTED = "default", "mimetic", "predicted"
@@ -55,6 +55,14 @@ class _Case:
     generator: str
     protocol: StartsProtocol
     seed: int
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """Parameters, and which of them are the last layer's weights."""
+
+    parameters: Parameters
+    last: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -134,21 +142,22 @@ def compare_starts(
 
 def _train(data: ImageData, case: _Case) -> _Curves:
     protocol = case.protocol
+    predicted = _predicted(data, case)
     ends = {}
     for rate in protocol.learning_rates:
-        losses, _ = _curve(data, case, "validation", rate, 0)
+        losses, _ = _curve(data, case, predicted, "validation", rate, 0)
         ends[rate] = losses[-1][1]
     rate = min(ends, key=lambda one: ends[one])
-    curves = [_curve(data, case, "test", rate, number) for number in range(1, protocol.seeds + 1)]
+    curves = [_curve(data, case, predicted, "test", rate, number) for number in range(1, protocol.seeds + 1)]
     return _Curves(rate, tuple(losses for losses, _ in curves), tuple(final for _, final in curves))
 
 
 def _curve(
-    data: ImageData, case: _Case, split: str, rate: float, number: int
+    data: ImageData, case: _Case, predicted: _Predicted | None, split: str, rate: float, number: int
 ) -> tuple[tuple[tuple[int, float], ...], float]:
     """(step, loss) at the check points, and the accuracy at the end; a training that blows up ends there."""
     seed = derived_seed(case.seed, case.architecture.name, "start", str(number))
-    model = _start(data, case, seed)
+    model = _start(data, case, predicted, seed)
     images, labels = getattr(data, split)
     steps = training_steps(model, *data.train, learning_rate=rate, seed=seed)
     done = 0
@@ -162,17 +171,26 @@ def _curve(
     return tuple(losses), accuracy(model, images, labels)
 
 
-def _start(data: ImageData, case: _Case, seed: int) -> nn.Module:
+def _predicted(data: ImageData, case: _Case) -> _Predicted | None:
+    """What is predicted for the network, whatever the seed; None where the start needs no generator."""
+    if not case.start.startswith(PREDICTED):
+        return None
+    with torch.device("meta"):
+        network = case.architecture.build()
+    graph = trace(network, data.train[0][:1])
+    with torch.no_grad():
+        return _Predicted(load_generator(case.generator).generate(graph), last_weights(graph))
+
+
+def _start(data: ImageData, case: _Case, predicted: _Predicted | None, seed: int) -> nn.Module:
     model = build_default(case.architecture, seed)
     if case.start == MIMETIC:
         mimetic(model, seed)
-    elif case.start != DEFAULT:
-        graph = trace(model, data.train[0][:1])
-        with torch.no_grad():
-            parameters = load_generator(case.generator).generate(graph)
+    if predicted is not None:
+        parameters = predicted.parameters
         if kind := case.start.removeprefix(PREDICTED).removeprefix("_"):
             own = dict(model.named_parameters())
-            parameters = diversify(parameters, kind, leave_out=last_weights(graph), own=own, seed=seed % 2**20)
+            parameters = diversify(parameters, kind, leave_out=predicted.last, own=own, seed=seed % 2**20)
         apply_parameters(model, parameters, partial=True)
     try:
         calibrate(model, data)
