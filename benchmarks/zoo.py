@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from benchmarks.fresh_process import in_fresh_process
 from hypergen.architectures import Architecture
 from hypergen.data import DigitsDataModule, ImageDataModule, ParquetImageDataModule
-from hypergen.data.images import SPLITS
+from hypergen.data.in_memory import SPLITS
 from hypergen.evaluation.results import Results, Row
 from hypergen.zoo.alignment import align
 from hypergen.zoo.build import build_zoo

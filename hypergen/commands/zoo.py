@@ -47,7 +47,7 @@ def build(
 
     from hypergen.architectures import Architecture
     from hypergen.data import DigitsDataModule
-    from hypergen.data.images import SPLITS
+    from hypergen.data.in_memory import SPLITS
     from hypergen.zoo.build import build_zoo
     from hypergen.zoo.engines import make_engine
     from hypergen.zoo.plan import ZooPlan, binary_relabellings

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hypergen.data.images import ImageDataModule, held_out_count, stratified_split
+from hypergen.data.images import ImageDataModule, held_out_count, mode_of, pixels_of, refuse_channels, stratified_split
 
 
 class FolderImageDataModule(ImageDataModule):
@@ -48,8 +48,7 @@ class FolderImageDataModule(ImageDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, seed, num_workers)
-        if channels not in (1, 3):
-            raise ValueError(f"channels must be 1 (grey) or 3 (colour); got {channels}")
+        refuse_channels(channels)
         self.path_train, self.path_test = Path(path_train), Path(path_test)
         self.classes = _classes(self.path_train)
         if (others := _classes(self.path_test)) != self.classes:
@@ -98,17 +97,14 @@ class FolderImageDataModule(ImageDataModule):
         return images, torch.tensor([label for _, label in chosen])
 
     def _image(self, file: str) -> Tensor:
-        import numpy as np
         from PIL import Image, ImageOps, UnidentifiedImageError
 
         size = (self.image_size, self.image_size)
         try:
             with Image.open(file) as image:
-                fitted = ImageOps.fit(image.convert("RGB" if self.channels == 3 else "L"), size)
-                pixels = np.array(fitted)
+                return pixels_of(ImageOps.fit(image.convert(mode_of(self.channels)), size))
         except (UnidentifiedImageError, OSError) as error:
             raise ValueError(f"{file} is not an image that can be read: {error}") from error
-        return torch.from_numpy(pixels).reshape(*size, self.channels).permute(2, 0, 1) / 255
 
 
 def _classes(path: Path) -> list[str]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
+from hypergen.data.in_memory import SPLITS, InMemoryDataModule
 from hypergen.data.task import CLASSIFICATION
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[str, ...] = get_args(Split)
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(InMemoryDataModule):
     """Labelled images in memory, standardised with the statistics of the training images.
 
     A subclass says how the raw splits are read, in :meth:`load`; reading happens once, at the first use.
@@ -86,26 +85,24 @@ class ImageDataModule(LightningDataModule):
         assert self._tensors is not None
         return self._tensors[split]
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of training images in a new order each epoch, the same orders for the same seed."""
-        return self._loader("train", torch.Generator().manual_seed(self.seed))
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of validation images."""
-        return self._loader("validation")
+def refuse_channels(channels: int) -> None:
+    """Raise a ValueError unless images may be converted to so many channels."""
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 (grey) or 3 (colour); got {channels}")
 
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of test images."""
-        return self._loader("test")
 
-    def _loader(self, split: str, shuffled_by: torch.Generator | None = None) -> DataLoader[tuple[Tensor, ...]]:
-        return DataLoader(
-            TensorDataset(*self.tensors(split)),
-            batch_size=self.batch_size,
-            shuffle=shuffled_by is not None,
-            generator=shuffled_by,
-            num_workers=self.num_workers,
-        )
+def mode_of(channels: int) -> str:
+    """What PIL calls images of so many channels."""
+    return "RGB" if channels == 3 else "L"
+
+
+def pixels_of(image: Image) -> Tensor:
+    """An image as a tensor ``[channels, height, width]`` from 0 to 1."""
+    import numpy as np
+
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.reshape(*pixels.shape[:2], -1).permute(2, 0, 1) / 255
 
 
 def held_out_count(size: int | float, images: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hypergen.data.images import ImageDataModule, held_out_count, stratified_split
+from hypergen.data.images import ImageDataModule, held_out_count, mode_of, pixels_of, refuse_channels, stratified_split
 
 
 class ParquetImageDataModule(ImageDataModule):
@@ -52,8 +52,7 @@ class ParquetImageDataModule(ImageDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, seed, num_workers)
-        if channels not in (1, 3):
-            raise ValueError(f"channels must be 1 (grey) or 3 (colour); got {channels}")
+        refuse_channels(channels)
         self.path_train = Path(path_train)
         self.path_test = Path(path_test)
         for path in (self.path_train, self.path_test):
@@ -100,7 +99,6 @@ class ParquetImageDataModule(ImageDataModule):
         return images, labels.long()
 
     def _decode(self, value: object, path: Path, row: int) -> Tensor:
-        import numpy as np
         from PIL import Image, UnidentifiedImageError
 
         content = value.get("bytes") if isinstance(value, dict) else value
@@ -111,10 +109,9 @@ class ParquetImageDataModule(ImageDataModule):
             )
         try:
             with Image.open(io.BytesIO(content)) as image:
-                pixels = np.array(image.convert("RGB" if self.channels == 3 else "L"))
+                return pixels_of(image.convert(mode_of(self.channels)))
         except (UnidentifiedImageError, OSError) as error:
             raise ValueError(f"row {row} of {path} is not a JPEG or PNG image: {error}") from error
-        return torch.from_numpy(pixels).reshape(*pixels.shape[:2], self.channels).permute(2, 0, 1) / 255
 
     def _column(self, path: Path, column: str, most: int | None = None) -> list[object]:
         import pyarrow

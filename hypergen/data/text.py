@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
-from hypergen.data.images import SPLITS
+from hypergen.data.in_memory import SPLITS, InMemoryDataModule
 from hypergen.data.task import LANGUAGE_MODELLING
 
 VOCABULARY = "\n" + "".join(sorted(set(string.printable) - set(string.whitespace) | {" "}))
@@ -31,7 +29,7 @@ MODULES = tuple(
 )
 
 
-class TextDataModule(LightningDataModule):
+class TextDataModule(InMemoryDataModule):
     """Characters of a text: the first part for training, then validation, then test, which share no character.
 
     Characters outside of :data:`VOCABULARY` (line feed and the printable part of ASCII) are left out.
@@ -144,22 +142,6 @@ class TextDataModule(LightningDataModule):
         if split != "train":
             windows = windows[:: max(1, len(windows) // self.most_held_out)][: self.most_held_out]
         return windows[:, :-1], windows[:, 1:]
-
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of training windows in a new order each epoch, the same orders for the same seed."""
-        return self._loader("train", torch.Generator().manual_seed(self.seed))
-
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of validation windows."""
-        return self._loader("validation")
-
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of test windows."""
-        return self._loader("test")
-
-    def _loader(self, split: str, shuffled_by: torch.Generator | None = None) -> DataLoader[tuple[Tensor, ...]]:
-        dataset = TensorDataset(*self.tensors(split))
-        return DataLoader(dataset, self.batch_size, shuffle=shuffled_by is not None, generator=shuffled_by)
 
 
 def encode(text: str) -> Tensor:

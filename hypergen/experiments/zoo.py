@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from hypergen.data import ImageDataModule
-from hypergen.data.images import SPLITS
+from hypergen.data.in_memory import SPLITS
 from hypergen.evaluation import Results, Row
 from hypergen.zoo import Zoo
 from hypergen.zoo.build import build_zoo
