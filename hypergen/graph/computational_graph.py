@@ -17,6 +17,7 @@ from hypergen.graph.calls import Calls
 from hypergen.graph.vocabulary import has_own_type
 
 if TYPE_CHECKING:
+    from hypergen.graph.parameter_graph import ParameterGraph
     from hypergen.graph.symmetry import Symmetry
 
 
@@ -154,6 +155,21 @@ class ComputationalGraph:
         if self.calls is None:
             raise TraceError("This graph has no record of calls to find its symmetry from; make it with trace(model).")
         return find_symmetry(self.calls, outputs)
+
+    def parameter_graph(self, outputs: Sequence[str] | None = None, buffers: bool = True) -> ParameterGraph:
+        """Neurons as nodes, weights as edges: what metanetworks read, built from :meth:`symmetry`.
+
+        Args:
+            outputs: Which of the returned tensors have to stay as they are, as for :meth:`symmetry`.
+            buffers: Whether the running statistics of batch norms belong to it.
+
+        Raises:
+            TraceError: The graph was not traced.
+            UnknownNameError: The network returns nothing of that name.
+        """
+        from hypergen.graph.parameter_graph import build_parameter_graph
+
+        return build_parameter_graph(self, outputs, buffers)
 
     def draw(self, path: str | Path, folded: bool = True) -> None:
         """Draw the graph into a file.

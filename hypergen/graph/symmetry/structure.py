@@ -117,7 +117,7 @@ def index(axes: Sequence[Structure], permutations: Mapping[str, Tensor]) -> list
         shape = [1] * len(axes)
         shape[dim] = axis.size
         places.append(torch.arange(axis.size).reshape(shape))
-    tops = [_level(axis, place) for axis, place in zip(axes, places, strict=True)]
+    tops = [level_of(axis, place) for axis, place in zip(axes, places, strict=True)]
     result = []
     for dim in range(len(axes)):
         others = [pair for other, top in enumerate(tops) if other != dim for pair in top]
@@ -125,7 +125,7 @@ def index(axes: Sequence[Structure], permutations: Mapping[str, Tensor]) -> list
     return result
 
 
-def _level(structure: Structure, place: Tensor) -> Level:
+def level_of(structure: Structure, place: Tensor) -> Level:
     """The factors of a structure, each with its own index."""
     parts = structure.factors if isinstance(structure, Product) else (structure,)
     level, inner = [], structure.size
@@ -152,40 +152,40 @@ def _permuted(structure: Structure, place: Tensor, levels: list[Level], permutat
         own = permutations[structure.name]
         return own[(*(find_place(parent, levels) for parent in structure.parents), place)]
     if isinstance(structure, Product):
-        level = _level(structure, place)
+        level = level_of(structure, place)
         return _combined(level, [*levels, level], permutations)
     if isinstance(structure, Choice):
         where = find_place(structure, levels)
         result = place
-        for number, (inside, local, _) in enumerate(_in_segments(structure.segments, where)):
-            enclosing = [*_chosen(levels, structure, number), local]
+        for number, (inside, local, _) in enumerate(in_segments(structure.segments, where)):
+            enclosing = [*chosen_levels(levels, structure, number), local]
             chosen = _permuted(structure.options[number], place, enclosing, permutations)
             result = torch.where(inside, chosen, result)
         return result
     result = place
-    for inside, local, start in _in_segments(structure.segments, place):
+    for inside, local, start in in_segments(structure.segments, place):
         own = _combined(local, [*levels, local], permutations)
         result = torch.where(inside, start + own, result)
     return result
 
 
-def _in_segments(segments: Sequence[Structure], place: Tensor) -> Iterator[tuple[Tensor, Level, int]]:
+def in_segments(segments: Sequence[Structure], place: Tensor) -> Iterator[tuple[Tensor, Level, int]]:
     """For every segment: whether a place is inside, the places inside, and where the segment starts."""
     start = 0
     for segment in segments:
         inside = (place >= start) & (place < start + segment.size)
-        yield inside, _level(segment, (place - start).clamp(0, segment.size - 1)), start
+        yield inside, level_of(segment, (place - start).clamp(0, segment.size - 1)), start
         start += segment.size
 
 
-def _chosen(levels: list[Level], choice: Choice, number: int) -> list[Level]:
+def chosen_levels(levels: list[Level], choice: Choice, number: int) -> list[Level]:
     """What encloses an option: choices that follow the same segments have been made, too."""
     chosen: list[Level] = []
     for level in levels:
         own: list[tuple[Structure, Tensor]] = []
         for structure, place in level:
             if isinstance(structure, Choice) and structure.segments == choice.segments:
-                own += _level(structure.options[number], place)
+                own += level_of(structure.options[number], place)
             else:
                 own.append((structure, place))
         chosen.append(own)

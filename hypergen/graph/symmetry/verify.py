@@ -67,8 +67,8 @@ class Verification:
             return torch.randint(0, 8, tensor.shape, generator=self.generator).to(tensor.dtype)
         return tensor
 
-    def run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The floating-point outputs of the network with these parameters and buffers."""
+    def run(self, tensors: Mapping[str, Tensor], model: nn.Module | None = None) -> dict[str, Tensor]:
+        """The floating-point outputs of the network, or of another one, with these parameters and buffers."""
         own = {**tensors, **{alias: tensors[name] for alias, name in self.tied.items()}}
         default = torch.get_default_dtype()
         state = torch.get_rng_state()
@@ -76,8 +76,8 @@ class Verification:
         torch.manual_seed(0)
         try:
             with torch.no_grad(), _InDouble():
-                model = copy.deepcopy(self.model)  # caches of one pass must not reach the next
-                result = torch.func.functional_call(model, own, self.args, self.kwargs, tie_weights=False)
+                network = copy.deepcopy(model or self.model)  # caches of one pass must not reach the next
+                result = torch.func.functional_call(network, own, self.args, self.kwargs, tie_weights=False)
         finally:
             torch.set_default_dtype(default)
             torch.set_rng_state(state)
