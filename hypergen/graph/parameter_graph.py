@@ -172,10 +172,14 @@ class ParameterGraph:
                 )
             batch = tuple(tensor.shape[:lead]) if batch is None else batch
             if tuple(tensor.shape[:lead]) != batch:
-                raise ParameterError(f"{block.name!r} is a batch of {list(tensor.shape[:lead])}, others of {list(batch)}.")
+                raise ParameterError(
+                    f"{block.name!r} is a batch of {list(tensor.shape[:lead])}, others of {list(batch)}."
+                )
             # A sum is finite unless a term is not, or it overflows.
             if not tensor.detach().sum().isfinite() and not tensor.isfinite().all():
-                raise ParameterError(f"{block.name!r} has values that are NaN or infinite; metanetworks need finite ones.")
+                raise ParameterError(
+                    f"{block.name!r} has values that are NaN or infinite; metanetworks need finite ones."
+                )
             result.append(tensor.reshape(*batch, *block.shape))
         return result
 
@@ -309,4 +313,3 @@ def _readers(graph: ComputationalGraph) -> dict[str, tuple[str, str, float]]:
                 op = MERGED.get(call.op, call.op)
                 result[name] = (op, name.rpartition(".")[2], number / max(len(calls.calls) - 1, 1))
     return result
-

@@ -112,9 +112,7 @@ class _Walk:
         self.found: list[Occurrence] = []
         self.segment: Tensor | None = None
 
-    def visit(
-        self, structure: Structure, place: Tensor, levels: list[Level], inside: Tensor | None, slot: int
-    ) -> int:
+    def visit(self, structure: Structure, place: Tensor, levels: list[Level], inside: Tensor | None, slot: int) -> int:
         """Note the groups of a structure; returns the first slot that is free."""
         if isinstance(structure, Group):
             if structure.size == 1 and structure.fixed:
