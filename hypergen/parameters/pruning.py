@@ -164,10 +164,11 @@ class Pruner:
         for name in self.symmetry.axes:
             if name not in tensors:
                 continue
-            for group, numbers in units_of(self.symmetry, name):
+            shape, units = units_of(self.symmetry, name)
+            for group, numbers in units:
                 if group.name in removed:
-                    gone = (numbers >= 0) & removed[group.name][numbers.clamp_min(0)]
-                    result[name] = result[name].masked_fill(gone.to(result[name].device), 0)
+                    gone = ((numbers >= 0) & removed[group.name][numbers.clamp_min(0)]).to(result[name].device)
+                    result[name] = result[name].reshape(shape).masked_fill(gone, 0).reshape(result[name].shape)
         return result
 
     def _attempt(self, keep: Mapping[str, Tensor]) -> tuple[str, bool]:

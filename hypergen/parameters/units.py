@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from hypergen.graph.symmetry.structure import Group, index, leaves
-from hypergen.graph.symmetry.symmetry import Symmetry
+from hypergen.graph.symmetry import Symmetry
+from hypergen.graph.symmetry.incidence import incidence
+from hypergen.graph.symmetry.structure import Group
 
 
-def units_of(symmetry: Symmetry, name: str) -> Iterator[tuple[Group, Tensor]]:
-    """Which unit each value of a parameter or buffer belongs to.
+def units_of(symmetry: Symmetry, name: str) -> tuple[tuple[int, ...], list[tuple[Group, Tensor]]]:
+    """Which units each value of a parameter or buffer belongs to.
 
     Args:
         symmetry: Of the network.
         name: The parameter or buffer.
 
-    Yields:
-        A group and the numbers of its units, row-major over ``group.shape``: int64, broadcastable over the shape of the
-        tensor, -1 where a value belongs to none. A group comes once for each axis that it takes part in.
+    Returns:
+        A shape to view the tensor in, which may have its axes divided; and groups with the numbers of their units,
+        row-major over ``group.shape``: int64, broadcastable over that shape, -1 where a value belongs to none. A group
+        comes once for each axis that it takes part in.
     """
-    axes = symmetry.axes[name]
-    found = dict.fromkeys(group for axis in axes for group in leaves(axis) if not group.fixed and group.size > 1)
-    still = {group.name: torch.zeros(group.shape, dtype=torch.int64) for group in found}
-    before = index(axes, still)
-    for group in found:
-        numbers = torch.arange(math.prod(group.shape)).reshape(group.shape)
-        # The place of a value is affine in the place of its unit; that of any other value does not move.
-        strides = index(axes, {**still, group.name: torch.ones_like(numbers)})
-        places = index(axes, {**still, group.name: numbers})
-        for start, stride, place in zip(before, strides, places, strict=True):
-            stride = stride - start
-            if stride.any():
-                yield group, torch.where(stride > 0, (place - start) // stride.clamp_min(1), -1)
+    found = incidence(symmetry.axes[name])
+    units = []
+    for occurrence in (occurrence for occurrences in found.axes for occurrence in occurrences):
+        if not occurrence.group.fixed:
+            numbers = occurrence.index
+            if occurrence.inside is not None:
+                numbers = torch.where(occurrence.inside, numbers, -1)
+            units.append((occurrence.group, numbers))
+    return found.shape, units
 
 
 def unit_sums(symmetry: Symmetry, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,11 +50,12 @@ def unit_sums(symmetry: Symmetry, tensors: Mapping[str, Tensor]) -> dict[str, Te
     for name, tensor in tensors.items():
         if name not in symmetry.axes:
             continue
-        dims = len(symmetry.axes[name])
-        batch = tensor.shape[: tensor.dim() - dims]
-        for group, numbers in units_of(symmetry, name):
-            others = [dim - dims for dim, size in enumerate(numbers.shape) if size == 1]
-            rows = (tensor.sum(others) if others else tensor).reshape(*batch, -1)
+        batch = tensor.shape[: tensor.dim() - len(symmetry.axes[name])]
+        shape, units = units_of(symmetry, name)
+        values = tensor.reshape(*batch, *shape)
+        for group, numbers in units:
+            others = [dim - len(shape) for dim, size in enumerate(numbers.shape) if size == 1]
+            rows = (values.sum(others) if others else values).reshape(*batch, -1)
             numbers = numbers.flatten().to(tensor.device)
             if group.name not in sums:
                 sums[group.name] = tensor.new_zeros(*batch, math.prod(group.shape))

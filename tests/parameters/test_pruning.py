@@ -228,9 +228,11 @@ def test_magnitudes_are_norms_over_everything_that_belongs_to_a_unit():
 
 def test_units_of_a_group_with_parents_are_numbered_by_parent():
     symmetry = trace(vgg(), IMAGE).symmetry()
-    inner = {group.name: numbers for group, numbers in units_of(symmetry, "3.weight")}
-    inputs = next(numbers for name, numbers in inner.items() if numbers.shape[1] == 2 and numbers.shape[0] == 12)
-    assert inputs[:, :, 0, 0].tolist() == [[2 * (row // 3), 2 * (row // 3) + 1] for row in range(12)]
+    shape, units = units_of(symmetry, "3.weight")  # [12, 2, 3, 3], of four groups
+    numbers = {group.name: numbers.expand(shape).reshape(12, 2, 9)[:, :, 0] for group, numbers in units}
+    assert numbers["0.weight[0].2"].tolist() == [[2 * (row // 3), 2 * (row // 3) + 1] for row in range(12)]
+    assert numbers["3.weight[0]"][:, 0].tolist() == list(range(12))
+    assert numbers["0.weight[0]"][:, 1].tolist() == [row // 3 for row in range(12)]
 
 
 def test_taylor_scores_are_the_change_of_the_loss_to_first_order():
