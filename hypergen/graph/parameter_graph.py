@@ -172,14 +172,11 @@ class ParameterGraph:
                 )
             batch = tuple(tensor.shape[:lead]) if batch is None else batch
             if tuple(tensor.shape[:lead]) != batch:
-                raise ParameterError(
-                    f"{block.name!r} is a batch of {list(tensor.shape[:lead])}, others of {list(batch)}."
-                )
+                own = list(tensor.shape[:lead])
+                raise ParameterError(f"{block.name!r} is a batch of {own}, others of {list(batch)}; batch all alike.")
             # A sum is finite unless a term is not, or it overflows.
             if not tensor.detach().sum().isfinite() and not tensor.isfinite().all():
-                raise ParameterError(
-                    f"{block.name!r} has values that are NaN or infinite; metanetworks need finite ones."
-                )
+                raise ParameterError(f"{block.name!r} has values that are NaN or infinite; leave this network out.")
             result.append(tensor.reshape(*batch, *block.shape))
         return result
 
@@ -262,7 +259,7 @@ def _block_axis(
     none: int,
 ) -> BlockAxis:
     varies = {dim} | {
-        other for own in occurrences for other in range(len(shape)) if own.index.dim() and own.index.shape[other] > 1
+        other for own in occurrences for other in range(len(shape)) if own.at.dim() and own.at.shape[other] > 1
     }
     varies |= {
         other
@@ -276,7 +273,7 @@ def _block_axis(
     view = [shape[other] if other in dims else 1 for other in range(len(shape))]
     nodes = torch.full((*view, 1 + max((own.slot for own in occurrences), default=-1)), none)
     for own in occurrences:
-        number = own.index + sets[own.group].start
+        number = own.at + sets[own.group].start
         column = nodes[..., own.slot]
         nodes[..., own.slot] = number if own.inside is None else torch.where(own.inside, number, column)
     flat = nodes.reshape(-1, nodes.shape[-1])
@@ -308,8 +305,8 @@ def _readers(graph: ComputationalGraph) -> dict[str, tuple[str, str, float]]:
     names = {value: name for name, value in calls.buffers.items() if name not in result}
     for number, call in enumerate(calls.calls):
         for argument in (*call.args, *call.kwargs.values()):
-            name = names.pop(argument, None) if isinstance(argument, Value) else None
-            if name is not None:
+            if isinstance(argument, Value) and argument in names:
+                name = names.pop(argument)
                 op = MERGED.get(call.op, call.op)
                 result[name] = (op, name.rpartition(".")[2], number / max(len(calls.calls) - 1, 1))
     return result

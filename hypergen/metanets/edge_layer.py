@@ -33,8 +33,8 @@ class EdgeLayer(nn.Module):
 
     ``"edge"`` messages are the edges, :math:`m = e'`, as in graph metanetworks (Lim et al., "Graph Metanetworks for
     Processing Diverse Neural Architectures", 2023, arXiv:2312.04501). ``"film"`` messages are
-    :math:`m = \mathrm{scale}(e') \odot \sum_k V_k x_k + \mathrm{shift}(e')`, as in NG-GNN (Kofinas et al., "Graph Neural
-    Networks for Learning Equivariant Representations of Neural Networks", 2024, arXiv:2403.12143), with several
+    :math:`m = \mathrm{scale}(e') \odot \sum_k V_k x_k + \mathrm{shift}(e')`, as in NG-GNN (Kofinas et al., "Graph
+    Neural Networks for Learning Equivariant Representations of Neural Networks", 2024, arXiv:2403.12143), with several
     aggregators as in PNA (Corso et al., 2020, arXiv:2004.05718). ``"attention"`` weighs edges by a softmax over those
     that a node has in a block, as in its relational transformer NG-T (after Diao and Loynd, 2023, arXiv:2210.05062).
 

@@ -47,7 +47,7 @@ class Embedding(nn.Module):
         return self.nodes(incidences.node_features.to(like))
 
     def of_blocks(self, incidences: Incidences, data: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """What blocks are, ``[batch, num_blocks, hidden]``, and for each the size of its weights ``[batch, features]``."""
+        """What blocks are, ``[batch, num_blocks, hidden]``; for each the size of its weights, ``[batch, features]``."""
         statistics, sizes = zip(*(self._statistics(values) for values in data), strict=True)
         device = data[0].device
         fixed = (

@@ -13,8 +13,8 @@ from torch import Tensor
 from hypergen.graph.parameter_graph import INPUT, OUTPUT, Block, BlockAxis, ParameterGraph
 from hypergen.graph.vocabulary import OPERATIONS
 
-# What an axis is to its block: the only one that is sent messages (biases, norms), the first, the second, a further one,
-# or one that only says where a weight is.
+# What an axis is to its block: the only one that is sent messages (biases, norms), the first, the second, a further
+# one, or one that only says where a weight is.
 OWN, FIRST, SECOND, FURTHER, PLACE = range(5)
 NUM_ROLES = 5
 NUM_RECEIVING_ROLES = 4
@@ -123,7 +123,7 @@ def along(table: Tensor, block: Block, axis: BlockAxis) -> Tensor:
         axis: Its axis.
 
     Returns:
-        ``[batch, *view, channels]`` with the axis's sizes at its dims and else 1, summed over the groups that lie there.
+        ``[batch, *view, channels]`` with the axis's sizes at its dims and else 1, summed over the groups there.
     """
     total: Tensor | None = None
     for slot, start in enumerate(axis.ranges):

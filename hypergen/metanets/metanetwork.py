@@ -12,7 +12,7 @@ from hypergen.errors import ParameterError
 from hypergen.graph.parameter_graph import Block, ParameterData, ParameterGraph
 from hypergen.metanets.edge_layer import EdgeLayer
 from hypergen.metanets.embedding import Embedding, scaled, spread
-from hypergen.metanets.incidences import NUM_ROLES, Incidences, along, incidences_of, padded
+from hypergen.metanets.incidences import NUM_ROLES, SEGMENT_FEATURES, Incidences, along, incidences_of, padded
 from hypergen.metanets.product_layer import ProductLayer
 
 _CHUNK = 2**22  # values of a weight's hidden channels that are decoded at once
@@ -99,9 +99,8 @@ class GraphMetanetwork(nn.Module):
         fixed = self.embedding.of_nodes(incidences, data[0])
         nodes = fixed.expand(len(data[0]), *fixed.shape)
         if not self.keeps_edges:
-            weights = [scaled(values, size) for values, size in zip(data, sizes, strict=True)]
             for layer in self.layers:
-                nodes = layer(incidences, nodes, weights, blocks)
+                nodes = layer(incidences, nodes, data, sizes, blocks)
             return States(incidences, data, nodes, None, blocks, tuple(sizes))
         edges = []
         for number, (block, values) in enumerate(zip(graph.blocks, data, strict=True)):
@@ -169,10 +168,9 @@ class InvariantMetanetwork(nn.Module):
             ``[batch, outputs]``.
         """
         features = self.features(graph, *tensors)
-        if (0 if extra is None else extra.shape[-1]) != self.extra:
-            raise ParameterError(
-                f"Expected {self.extra} further features; got {0 if extra is None else extra.shape[-1]}."
-            )
+        given = 0 if extra is None else extra.shape[-1]
+        if given != self.extra:
+            raise ParameterError(f"This metanetwork reads {self.extra} further features of a network; got {given}.")
         return self.head(features if extra is None else torch.cat([features, extra], -1))
 
 
@@ -198,13 +196,8 @@ class EquivariantMetanetwork(nn.Module):
         self.read = nn.Linear(hidden, NUM_ROLES * self.hidden)
         self.block = nn.Linear(hidden, self.hidden)
         self.edge = nn.Linear(hidden if encoder.keeps_edges else 2 * encoder.features, self.hidden)
-        self.segments = nn.Linear(self.embedding_of_segments, self.hidden, bias=False)
+        self.segments = nn.Linear(SEGMENT_FEATURES, self.hidden, bias=False)
         self.out = nn.Linear(self.hidden, outputs)
-
-    @property
-    def embedding_of_segments(self) -> int:
-        """Features of a segment."""
-        return self.encoder.embedding.segments.in_features
 
     def forward(self, graph: ParameterGraph, *tensors: Mapping[str, Tensor]) -> ParameterData:
         """Numbers for the weights of networks of one architecture.
@@ -218,9 +211,8 @@ class EquivariantMetanetwork(nn.Module):
             :meth:`ParameterGraph.to_params` makes parameters of it.
         """
         states = self.encoder(graph, *tensors)
-        alone = next(iter(tensors[0].values())).dim() == 0 or (
-            tensors[0][graph.blocks[0].name].dim() == len(graph.blocks[0].tensor_shape)
-        )
+        first = graph.blocks[0]
+        alone = tensors[0][first.name].dim() == len(first.tensor_shape)
         tables = padded(self.read(states.nodes)).chunk(NUM_ROLES, -1)
         context = self.block(states.blocks)
         result = []
@@ -235,9 +227,9 @@ class EquivariantMetanetwork(nn.Module):
         self, states: States, number: int, block: Block, tables: Sequence[Tensor], context: Tensor
     ) -> Iterator[Tensor]:
         """Parts of a block, cut along its first axis."""
-        axes = [(along(tables[role], block, axis), axis) for axis, role in states.incidences.axes[number]]
+        operands = [along(tables[role], block, axis) for axis, role in states.incidences.axes[number]]
         for segments, view in _segments(states.incidences, block):
-            axes.append((self.segments(segments.to(context)).reshape(1, *view, -1), None))
+            operands.append(self.segments(segments.to(context)).reshape(1, *view, -1))
         data = states.data[number]
         rows = data.shape[1] if block.shape else 1
         step = rows
@@ -251,8 +243,8 @@ class EquivariantMetanetwork(nn.Module):
                 cut = data[:, part] if block.shape else data
                 size = states.sizes[number]
                 hidden = self.edge(torch.cat([cut, scaled(cut, size)], -1))
-            for value, _ in axes:
-                hidden = hidden + (value[:, part] if value.shape[1] > 1 else value)
+            for operand in operands:
+                hidden = hidden + (operand[:, part] if operand.shape[1] > 1 else operand)
             yield self.out((hidden + spread(context, hidden)).relu())
 
 

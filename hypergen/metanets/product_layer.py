@@ -29,8 +29,8 @@ class ProductLayer(nn.Module):
     .. math:: m_k = \frac{g_b}{\sqrt{n}} \odot \sum_{others} w \prod_{j \ne k} V_j x_j, \qquad
               x' = x + \mathrm{MLP}[x, \mathrm{mean}_{blocks}\, m]
 
-    with a gate :math:`g_b` per block and :math:`n` summands. Nothing is kept per weight: a layer reads every weight once
-    per direction and writes nodes, :math:`O(P)` read and :math:`O(N \cdot hidden)` memory, which is what lets a
+    with a gate :math:`g_b` per block and :math:`n` summands. Nothing is kept per weight: a layer reads every weight
+    once per direction and writes nodes, :math:`O(P)` read and :math:`O(N \cdot hidden)` memory, which is what lets a
     metanetwork read networks of a hundred million weights.
 
     Args:
@@ -40,7 +40,8 @@ class ProductLayer(nn.Module):
 
     Shapes:
         - nodes: ``[batch, num_nodes, hidden]``
-        - weights: per block ``[batch, *shape, features]``
+        - data: per block ``[batch, *shape, features]``
+        - sizes: per block ``[batch, features]``, the root mean square; weights are read in units of it
         - blocks: ``[batch, num_blocks, hidden]``
     """
 
@@ -55,24 +56,30 @@ class ProductLayer(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, hidden)
         )
 
-    def forward(self, incidences: Incidences, nodes: Tensor, weights: Sequence[Tensor], blocks: Tensor) -> Tensor:
+    def forward(
+        self, incidences: Incidences, nodes: Tensor, data: Sequence[Tensor], sizes: Sequence[Tensor], blocks: Tensor
+    ) -> Tensor:
         """One round of messages; returns the new nodes."""
         tables = padded(self.read(nodes)).chunk(NUM_ROLES, -1)
         gates = self.gate(blocks)
         messages: list[list[Tensor]] = [[] for _ in range(NUM_RECEIVING_ROLES)]
         for number, (block, axes, values) in enumerate(
-            zip(incidences.graph_blocks, incidences.axes, weights, strict=True)
+            zip(incidences.graph_blocks, incidences.axes, data, strict=True)
         ):
             operands = [(axis, self._operand(tables[role], incidences, block, axis)) for axis, role in axes]
             sent: dict[int, Tensor] = {}
             # What varies with others comes first: their messages are made of its own.
-            for axis, role in sorted(axes, key=lambda pair: -len(pair[0].dims)):
+            for axis, _ in sorted(axes, key=lambda pair: -len(pair[0].dims)):
                 if axis.receives:
                     sent[axis.dim] = self._message(block, axis, values, operands, sent)
             for axis, role in axes:
                 if axis.receives:
-                    gated = sent[axis.dim] * gates[:, number, None]
-                    own = gated.unflatten(-1, (self.features, self.hidden)).sum(-2)
+                    # Scaling sums of weights instead of weights saves a copy of the network.
+                    unit = (
+                        gates[:, number].unflatten(-1, (self.features, self.hidden))
+                        / (sizes[number] + 1e-12)[..., None]
+                    )
+                    own = (sent[axis.dim].unflatten(-1, (self.features, self.hidden)) * unit[:, None]).sum(-2)
                     messages[role] += [own] * len(axis.ranges)
         received = gathered(messages, incidences, nodes)
         return nodes + self.node(torch.cat([nodes, received], -1))

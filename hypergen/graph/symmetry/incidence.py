@@ -29,13 +29,13 @@ class Occurrence(NamedTuple):
         group: The group.
         slot: How many other groups lie at the same places before it: heads have 0, the channels within them 1.
         inside: Where along the axis it lies, broadcastable over the tensor; None for everywhere.
-        index: The index in ``group.shape``, flattened, at every place, broadcastable over the tensor.
+        at: The index in ``group.shape``, flattened, at every place, broadcastable over the tensor.
     """
 
     group: Group
     slot: int
     inside: Tensor | None
-    index: Tensor
+    at: Tensor
 
 
 class Incidence(NamedTuple):
@@ -57,7 +57,7 @@ def incidence(axes: Sequence[Structure]) -> Incidence:
     """What lies along the axes of a tensor."""
     whole = _incidence(axes, [False] * len(axes))
     across = any(
-        occurrence.index.shape[other] > 1
+        occurrence.at.shape[other] > 1
         for dim, occurrences in enumerate(whole.axes)
         for occurrence in occurrences
         for other in range(len(axes))
