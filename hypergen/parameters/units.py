@@ -29,7 +29,7 @@ def units_of(symmetry: Symmetry, name: str) -> tuple[tuple[int, ...], list[tuple
     units = []
     for occurrence in (occurrence for occurrences in found.axes for occurrence in occurrences):
         if not occurrence.group.fixed:
-            numbers = occurrence.index
+            numbers = occurrence.at
             if occurrence.inside is not None:
                 numbers = torch.where(occurrence.inside, numbers, -1)
             units.append((occurrence.group, numbers))
