@@ -14,9 +14,9 @@ from hypergen.metanets.incidences import (
     NUM_ROLES,
     Incidences,
     along,
-    gathered,
     others,
     padded,
+    updated,
 )
 
 Message = Literal["edge", "film", "attention"]
@@ -84,14 +84,14 @@ class EdgeLayer(nn.Module):
         tables = padded(self.read(nodes)).chunk(NUM_ROLES, -1)
         values = padded(self.value(nodes)).chunk(NUM_ROLES, -1) if self.message == "film" else ()
         queries = padded(self.query(nodes)).chunk(NUM_RECEIVING_ROLES, -1) if self.message == "attention" else ()
-        updated: list[Tensor] = []
+        result: list[Tensor] = []
         messages: list[list[Tensor]] = [[] for _ in range(NUM_RECEIVING_ROLES)]
         for block, axes, edge in zip(incidences.graph_blocks, incidences.axes, edges, strict=True):
             new = self.edge(edge)
             for axis, role in axes:
                 new += along(tables[role], block, axis)
             new = edge + new.relu_()
-            updated.append(new)
+            result.append(new)
             message = self._message(new, [along(values[role], block, axis) for axis, role in axes] if values else [])
             for axis, role in axes:
                 if not axis.receives:
@@ -101,8 +101,7 @@ class EdgeLayer(nn.Module):
                 else:
                     own = aggregate(message, others(block, axis), self.aggregators)
                 messages[role] += [own.flatten(1, -2)] * len(axis.ranges)
-        received = gathered(messages, incidences, nodes)
-        return nodes + self.node(torch.cat([nodes, received], -1)), updated
+        return updated(nodes, self.node, messages, incidences), result
 
     def _message(self, edge: Tensor, values: Sequence[Tensor]) -> Tensor:
         if not values:

@@ -8,7 +8,7 @@ from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hypergen.graph.parameter_graph import INPUT, OUTPUT, Block, BlockAxis, ParameterGraph
 from hypergen.graph.vocabulary import OPERATIONS
@@ -27,6 +27,7 @@ _FREQUENCIES = 6
 INDEX_FEATURES = 2 * _FREQUENCIES + 2
 NODE_FEATURES = 6 + INDEX_FEATURES
 BLOCK_FEATURES = 4 + 2 * _FREQUENCIES
+_ROWS = 8192
 
 
 class Incidences:
@@ -138,25 +139,31 @@ def along(table: Tensor, block: Block, axis: BlockAxis) -> Tensor:
     return total.reshape(len(table), *view, table.shape[-1])
 
 
-def gathered(messages: Sequence[list[Tensor]], incidences: Incidences, like: Tensor) -> Tensor:
-    """The mean of the messages that each node is sent, by role.
+def updated(nodes: Tensor, update: nn.Module, messages: Sequence[list[Tensor]], incidences: Incidences) -> Tensor:
+    """Add to each node what a module makes of it and of the means of its messages, by role.
 
     Args:
+        nodes: ``[batch, num_nodes, hidden]``.
+        update: ``[…, hidden + roles · channels]`` → ``[…, hidden]``.
         messages: For each role, messages ``[batch, places, channels]`` in the order of blocks and axes, slot by slot.
         incidences: Of the graph.
-        like: ``[batch, num_nodes, …]``: where the result lives.
 
     Returns:
-        ``[batch, num_nodes, roles · channels]``.
+        ``[batch, num_nodes, hidden]``.
     """
     channels = next((own[0].shape[-1] for own in messages if own), 0)
-    result = []
-    for own, targets, count in zip(messages, incidences.targets, incidences.counts, strict=True):
-        total = like.new_zeros(like.shape[0], incidences.num_nodes + 1, channels)
+    received = []
+    for own, targets in zip(messages, incidences.targets, strict=True):
+        total = nodes.new_zeros(nodes.shape[0], incidences.num_nodes + 1, channels)
         if own:
-            total = total.index_add(1, targets.to(like.device), torch.cat(own, 1))
-        result.append(total[:, :-1] / count.to(like))
-    return torch.cat(result, -1)
+            total.index_add_(1, targets.to(nodes.device), torch.cat(own, 1))
+        received.append(total)
+    result = []
+    for start in range(0, incidences.num_nodes, _ROWS):  # in parts: what the module keeps is several times the nodes
+        rows = slice(start, min(start + _ROWS, incidences.num_nodes))
+        means = [own[:, rows] / count[rows].to(nodes) for own, count in zip(received, incidences.counts, strict=True)]
+        result.append(nodes[:, rows] + update(torch.cat([nodes[:, rows], *means], -1)))
+    return torch.cat(result, 1)
 
 
 def padded(table: Tensor) -> Tensor:

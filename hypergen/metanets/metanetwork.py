@@ -121,17 +121,21 @@ class InvariantMetanetwork(nn.Module):
         outputs: How many numbers to return.
         extra: How many further features are passed with each network, as the responses to probes.
         dropout: Before the last layer.
+        ends: Read so many inputs and outputs one by one, too, besides their mean, for networks that all have as many:
+            pixels and classes, or coordinates and colours.
     """
 
-    def __init__(self, encoder: GraphMetanetwork, outputs: int = 1, extra: int = 0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, encoder: GraphMetanetwork, outputs: int = 1, extra: int = 0, dropout: float = 0.0, ends: int = 0
+    ) -> None:
         super().__init__()
-        self.encoder, self.extra = encoder, extra
+        self.encoder, self.extra, self.ends = encoder, extra, ends
         hidden = encoder.hidden
         per_block = hidden * (3 if encoder.keeps_edges else 1)
         self.block = nn.Sequential(
             nn.LayerNorm(per_block), nn.Linear(per_block, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, 2 * hidden)
         )
-        width = 2 * hidden + 2 * 3 * hidden + extra
+        width = (2 + 2 * 3 + ends) * hidden + extra
         self.head = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, 4 * hidden),
@@ -141,7 +145,10 @@ class InvariantMetanetwork(nn.Module):
         )
 
     def features(self, graph: ParameterGraph, *tensors: Mapping[str, Tensor]) -> Tensor:
-        """What is known of each network, ``[batch, 8 · hidden]``: means over blocks, and over nodes by their kind."""
+        """What is known of each network, ``[batch, (8 + ends) · hidden]``.
+
+        Means over blocks; means and spreads of nodes by their kind; and the nodes of inputs and outputs.
+        """
         states = self.encoder(graph, *tensors)
         blocks = states.blocks
         if states.edges is not None:
@@ -154,7 +161,13 @@ class InvariantMetanetwork(nn.Module):
         means = torch.einsum("kn,bnh->bkh", masks, states.nodes)
         squares = torch.einsum("kn,bnh->bkh", masks, states.nodes.square())
         spreads = (squares - means.square()).clamp(min=0) + 1e-5
-        return torch.cat([self.block(blocks).mean(1), means.flatten(1), spreads.sqrt().flatten(1)], -1)
+        found = [self.block(blocks).mean(1), means.flatten(1), spreads.sqrt().flatten(1)]
+        if self.ends:
+            ends = states.nodes[:, (states.incidences.kinds == 1) | (states.incidences.kinds == 2)]
+            if ends.shape[1] != self.ends:
+                raise ParameterError(f"This metanetwork reads {self.ends} inputs and outputs; got {ends.shape[1]}.")
+            found.append(ends.flatten(1))
+        return torch.cat(found, -1)
 
     def forward(self, graph: ParameterGraph, *tensors: Mapping[str, Tensor], extra: Tensor | None = None) -> Tensor:
         """Properties of networks of one architecture.

@@ -15,9 +15,9 @@ from hypergen.metanets.incidences import (
     SEGMENT_FEATURES,
     Incidences,
     along,
-    gathered,
     others,
     padded,
+    updated,
 )
 
 _LETTERS = "acdefgijklmnopqrstuvwxyz"
@@ -48,7 +48,7 @@ class ProductLayer(nn.Module):
     def __init__(self, hidden: int, features: int = 1, explicit: bool = False) -> None:
         super().__init__()
         self.hidden, self.features, self.explicit = hidden, features, explicit
-        self.read = nn.Linear(hidden, NUM_ROLES * hidden * features)
+        self.read = nn.ModuleList(nn.Linear(hidden, hidden * features) for _ in range(NUM_ROLES))
         self.segments = nn.Linear(SEGMENT_FEATURES, hidden * features, bias=False)
         self.gate = nn.Linear(hidden, hidden * features)
         width = hidden * (1 + NUM_RECEIVING_ROLES)
@@ -60,13 +60,13 @@ class ProductLayer(nn.Module):
         self, incidences: Incidences, nodes: Tensor, data: Sequence[Tensor], sizes: Sequence[Tensor], blocks: Tensor
     ) -> Tensor:
         """One round of messages; returns the new nodes."""
-        tables = padded(self.read(nodes)).chunk(NUM_ROLES, -1)
+        table = padded(nodes)
         gates = self.gate(blocks)
         messages: list[list[Tensor]] = [[] for _ in range(NUM_RECEIVING_ROLES)]
         for number, (block, axes, values) in enumerate(
             zip(incidences.graph_blocks, incidences.axes, data, strict=True)
         ):
-            operands = [(axis, self._operand(tables[role], incidences, block, axis)) for axis, role in axes]
+            operands = [(axis, self._operand(table, incidences, block, axis, role)) for axis, role in axes]
             sent: dict[int, Tensor] = {}
             # What varies with others comes first: their messages are made of its own.
             for axis, _ in sorted(axes, key=lambda pair: -len(pair[0].dims)):
@@ -81,11 +81,10 @@ class ProductLayer(nn.Module):
                     )
                     own = (sent[axis.dim].unflatten(-1, (self.features, self.hidden)) * unit[:, None]).sum(-2)
                     messages[role] += [own] * len(axis.ranges)
-        received = gathered(messages, incidences, nodes)
-        return nodes + self.node(torch.cat([nodes, received], -1))
+        return updated(nodes, self.node, messages, incidences)
 
-    def _operand(self, table: Tensor, incidences: Incidences, block: Block, axis: BlockAxis) -> Tensor:
-        operand = along(table, block, axis)
+    def _operand(self, table: Tensor, incidences: Incidences, block: Block, axis: BlockAxis, role: int) -> Tensor:
+        operand = self.read[role](along(table, block, axis))
         segments = incidences.segments(axis)
         if segments is None:
             return operand
