@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from hypergen.commands.align import align
 from hypergen.commands.evaluate import evaluate
 from hypergen.commands.generators import generators
 from hypergen.commands.graph import graph
@@ -51,7 +52,7 @@ def main(
     """Predict the parameters of any torch.nn.Module."""
 
 
-for command in (predict, graph, evaluate, generators):
+for command in (predict, graph, align, evaluate, generators):
     app.command()(command)
 app.add_typer(zoo, name="zoo")
 
