@@ -310,7 +310,7 @@ class Batches:
     """
 
     def __init__(self, recipes: Sequence[Recipe], images: int, batch_size: int) -> None:
-        kinds = [(recipe.data_seed, max(1, round(recipe.data_fraction * images))) for recipe in recipes]
+        kinds = [(recipe.data_seed, recipe.data_fraction) for recipe in recipes]
         self.kinds = list(dict.fromkeys(kinds))
         number = {kind: i for i, kind in enumerate(self.kinds)}
         self.kind_of = torch.tensor([number[kind] for kind in kinds])
@@ -328,15 +328,20 @@ class Batches:
         batch = self.order[:, place * self.batch_size : (place + 1) * self.batch_size]
         return batch if len(batch) == 1 else batch[self.kind_of[networks]]
 
-    def _order(self, seed: int, seen: int) -> Tensor:
+    def _order(self, seed: int, fraction: float) -> Tensor:
         """An order of the images that a network sees, as often as they fill a round."""
-        generator = torch.Generator().manual_seed(seed)
-        subset = torch.randperm(self.images, generator=generator)[:seen] if seen < self.images else None
-        length = self.steps_per_round * self.batch_size
-        generator.manual_seed((seed * 1_000_003 + self.round + 1) % 2**63)
+        subset = seen_images(seed, fraction, self.images)
+        seen, length = len(subset), self.steps_per_round * self.batch_size
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + self.round + 1) % 2**63)
         orders = [torch.randperm(seen, generator=generator) for _ in range(math.ceil(length / seen))]
         order = torch.cat(orders)[:length]
-        return order if subset is None else subset[order]
+        return order if seen == self.images else subset[order]
+
+
+def seen_images(data_seed: int, data_fraction: float, images: int) -> Tensor:
+    """Which training images a network sees, of so many that there are: ``[seen]``, indices."""
+    seen = max(1, round(data_fraction * images))
+    return torch.randperm(images, generator=torch.Generator().manual_seed(data_seed))[:seen]
 
 
 def _scale(state: dict[str, Tensor], module: StackedModule, scales: Sequence[float]) -> None:

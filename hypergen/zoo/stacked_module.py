@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class StackedModule:
@@ -81,7 +82,9 @@ class StackedModule:
             return functional_call(self.module, (own, own_buffers), (own_inputs,))
 
         in_dims = (0, 0, None if shared else 0)
-        return vmap(forward, in_dims, randomness="different")(dict(parameters), dict(buffers), inputs)
+        # `vmap` runs fused attention once for each network, and its parts for all of them together.
+        with sdpa_kernel(SDPBackend.MATH):
+            return vmap(forward, in_dims, randomness="different")(dict(parameters), dict(buffers), inputs)
 
 
 class _seeded:  # noqa: N801 - reads as a statement
