@@ -22,7 +22,7 @@ from hypergen.graph.symmetry.verify import Verification
 from hypergen.graph.tensors import map_tensors
 from hypergen.parameters.batches import evaluation_mode
 from hypergen.parameters.module_sizes import resize_modules
-from hypergen.parameters.units import units_of
+from hypergen.parameters.units import gate_units
 
 _TOLERANCE = 1e-9  # of outputs in float64, relative to the largest
 
@@ -155,21 +155,11 @@ class Pruner:
 
     def zeroed(self, tensors: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters and buffers of full size in which every value of a removed unit is zero."""
-        result = dict(tensors)
-        removed = {}
+        gates = {}
         for group in self.symmetry.groups:
             if group.name in keep:
-                gone = torch.ones(group.shape, dtype=torch.bool)
-                removed[group.name] = gone.scatter(-1, keep[group.name].cpu(), False).flatten()
-        for name in self.symmetry.axes:
-            if name not in tensors:
-                continue
-            shape, units = units_of(self.symmetry, name)
-            for group, numbers in units:
-                if group.name in removed:
-                    gone = ((numbers >= 0) & removed[group.name][numbers.clamp_min(0)]).to(result[name].device)
-                    result[name] = result[name].reshape(shape).masked_fill(gone, 0).reshape(result[name].shape)
-        return result
+                gates[group.name] = torch.zeros(group.shape).scatter(-1, keep[group.name].cpu(), 1.0)
+        return gate_units(self.symmetry, tensors, gates)
 
     def _attempt(self, keep: Mapping[str, Tensor]) -> tuple[str, bool]:
         """Why these units cannot be taken out, empty where they can; and whether that takes eager attributes."""

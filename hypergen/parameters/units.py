@@ -62,3 +62,31 @@ def unit_sums(symmetry: Symmetry, tensors: Mapping[str, Tensor]) -> dict[str, Te
             sums[group.name] = sums[group.name].index_add(-1, numbers[numbers >= 0], rows[..., numbers >= 0])
     shapes = {group.name: group.shape for group in symmetry.groups}
     return {name: total.unflatten(-1, shapes[name]) for name, total in sums.items()}
+
+
+def gate_units(symmetry: Symmetry, tensors: Mapping[str, Tensor], gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Multiply all values that belong to each unit by a factor: 0 takes a unit out, 1 leaves it; differentiable.
+
+    Args:
+        symmetry: Of the network.
+        tensors: By name; further leading axes are batches. Names that the network does not have stay.
+        gates: Group name → ``[*batch, *group.shape]``; groups that are not named stay.
+
+    Returns:
+        The same names. A value that two units share is multiplied by both factors.
+    """
+    result = dict(tensors)
+    flat = {group.name: gates[group.name].flatten(-len(group.shape)) for group in symmetry.groups if group.name in gates}
+    for name in symmetry.axes:
+        if name not in tensors:
+            continue
+        tensor = tensors[name]
+        shape, units = units_of(symmetry, name)
+        values = tensor.reshape(*tensor.shape[: tensor.dim() - len(symmetry.axes[name])], *shape)
+        for group, numbers in units:
+            if group.name in flat:
+                numbers = numbers.to(tensor.device)
+                factors = flat[group.name].to(tensor)[..., numbers.clamp_min(0)]
+                values = values * torch.where(numbers >= 0, factors, torch.ones_like(factors))
+        result[name] = values.reshape(tensor.shape)
+    return result
