@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from hypergen.graph.parameter_graph import Block, BlockAxis
 from hypergen.metanets.incidences import (
@@ -14,6 +17,7 @@ from hypergen.metanets.incidences import (
     NUM_ROLES,
     Incidences,
     along,
+    gathered,
     others,
     padded,
     updated,
@@ -64,6 +68,7 @@ class EdgeLayer(nn.Module):
             raise ValueError(f"hidden must be a multiple of heads; got {hidden} and {heads}")
         self.hidden, self.message, self.heads = hidden, message, heads
         self.aggregators = tuple(aggregators) if message != "attention" else ("mean",)
+        self.means_alone = message == "edge" and self.aggregators == ("mean",)
         self.read = nn.Linear(hidden, NUM_ROLES * hidden)
         self.edge = nn.Linear(hidden, hidden)
         if message == "film":
@@ -87,11 +92,14 @@ class EdgeLayer(nn.Module):
         result: list[Tensor] = []
         messages: list[list[Tensor]] = [[] for _ in range(NUM_RECEIVING_ROLES)]
         for block, axes, edge in zip(incidences.graph_blocks, incidences.axes, edges, strict=True):
-            new = self.edge(edge)
-            for axis, role in axes:
-                new += along(tables[role], block, axis)
-            new = edge + new.relu_()
+            operands = [along(tables[role], block, axis) for axis, role in axes]
+            at = [tuple(1 + dim for dim in others(block, axis)) for axis in block.receivers] if self.means_alone else []
+            new, *means = _UpdatedEdges.apply(edge, self.edge.weight, self.edge.bias, at, *operands)
             result.append(new)
+            if self.means_alone:
+                for (axis, role), mean in zip([pair for pair in axes if pair[0].receives], means, strict=True):
+                    messages[role] += [mean.flatten(1, -2)] * len(axis.ranges)
+                continue
             message = self._message(new, [along(values[role], block, axis) for axis, role in axes] if values else [])
             for axis, role in axes:
                 if not axis.receives:
@@ -101,7 +109,7 @@ class EdgeLayer(nn.Module):
                 else:
                     own = aggregate(message, others(block, axis), self.aggregators)
                 messages[role] += [own.flatten(1, -2)] * len(axis.ranges)
-        return updated(nodes, self.node, messages, incidences), result
+        return updated(nodes, self.node, gathered(messages, incidences), incidences), result
 
     def _message(self, edge: Tensor, values: Sequence[Tensor]) -> Tensor:
         if not values:
@@ -122,6 +130,45 @@ class EdgeLayer(nn.Module):
         weights = (scores - scores.detach().amax(at, keepdim=True)).exp()
         weights = weights / weights.sum(at, keepdim=True)
         return (edge.view(by_head) * weights[..., None]).sum(at).flatten(-2)
+
+
+class _UpdatedEdges(torch.autograd.Function):
+    """``edge + ReLU(linear(edge) + sum of operands)`` and its means over axes.
+
+    Edges are what is large here, and this goes over them as seldom as possible: autograd's own steps would read and
+    write them about twice as often.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, edge: Tensor, weight: Tensor, bias: Tensor, over: Sequence[tuple[int, ...]], *operands: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        update = functional.linear(edge, weight, bias)
+        for operand in operands:
+            update += operand
+        update.relu_()
+        ctx.save_for_backward(edge, weight, update)
+        ctx.over, ctx.shapes = over, [operand.shape for operand in operands]
+        new = edge + update
+        return new, *(new.mean(dims, keepdim=True) if dims else new.clone() for dims in over)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        edge, weight, update = ctx.saved_tensors
+        total = None
+        for dims, gradient in zip(((), *ctx.over), gradients, strict=True):
+            if gradient is not None:
+                share = gradient / math.prod(edge.shape[dim] for dim in dims) if dims else gradient
+                total = share.expand_as(edge) if total is None else total + share
+        if total is None:
+            return (None,) * (4 + len(ctx.shapes))
+        masked = torch.ops.aten.threshold_backward(total.contiguous(), update, 0)
+        flat = masked.reshape(-1, masked.shape[-1])
+        by_edge = torch.addmm(total.reshape(flat.shape), flat, weight).view_as(edge)
+        by_weight = flat.t() @ edge.reshape(flat.shape)
+        return by_edge, by_weight, flat.sum(0), None, *(masked.sum_to_size(shape) for shape in ctx.shapes)
 
 
 def aggregate(edges: Tensor, dims: Sequence[int], aggregators: Sequence[str]) -> Tensor:

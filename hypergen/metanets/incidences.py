@@ -139,25 +139,38 @@ def along(table: Tensor, block: Block, axis: BlockAxis) -> Tensor:
     return total.reshape(len(table), *view, table.shape[-1])
 
 
-def updated(nodes: Tensor, update: nn.Module, messages: Sequence[list[Tensor]], incidences: Incidences) -> Tensor:
+def gathered(messages: Sequence[list[Tensor]], incidences: Incidences) -> list[Tensor]:
+    """The sums of the messages that each node is sent, by role.
+
+    Args:
+        messages: For each role, messages ``[batch, places, channels]`` in the order of blocks and axes, slot by slot.
+        incidences: Of the graph.
+
+    Returns:
+        For each role ``[batch, num_nodes + 1, channels]``.
+    """
+    some = next(own[0] for own in messages if own)
+    received = []
+    for own, targets in zip(messages, incidences.targets, strict=True):
+        total = some.new_zeros(some.shape[0], incidences.num_nodes + 1, some.shape[-1])
+        if own:
+            total.index_add_(1, targets.to(some.device), torch.cat(own, 1))
+        received.append(total)
+    return received
+
+
+def updated(nodes: Tensor, update: nn.Module, received: Sequence[Tensor], incidences: Incidences) -> Tensor:
     """Add to each node what a module makes of it and of the means of its messages, by role.
 
     Args:
         nodes: ``[batch, num_nodes, hidden]``.
         update: ``[…, hidden + roles · channels]`` → ``[…, hidden]``.
-        messages: For each role, messages ``[batch, places, channels]`` in the order of blocks and axes, slot by slot.
+        received: Sums of messages, from :func:`gathered`.
         incidences: Of the graph.
 
     Returns:
         ``[batch, num_nodes, hidden]``.
     """
-    channels = next((own[0].shape[-1] for own in messages if own), 0)
-    received = []
-    for own, targets in zip(messages, incidences.targets, strict=True):
-        total = nodes.new_zeros(nodes.shape[0], incidences.num_nodes + 1, channels)
-        if own:
-            total.index_add_(1, targets.to(nodes.device), torch.cat(own, 1))
-        received.append(total)
     result = []
     for start in range(0, incidences.num_nodes, _ROWS):  # in parts: what the module keeps is several times the nodes
         rows = slice(start, min(start + _ROWS, incidences.num_nodes))

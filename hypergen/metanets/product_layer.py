@@ -15,6 +15,7 @@ from hypergen.metanets.incidences import (
     SEGMENT_FEATURES,
     Incidences,
     along,
+    gathered,
     others,
     padded,
     updated,
@@ -81,7 +82,7 @@ class ProductLayer(nn.Module):
                     )
                     own = (sent[axis.dim].unflatten(-1, (self.features, self.hidden)) * unit[:, None]).sum(-2)
                     messages[role] += [own] * len(axis.ranges)
-        return updated(nodes, self.node, messages, incidences)
+        return updated(nodes, self.node, gathered(messages, incidences), incidences)
 
     def _operand(self, table: Tensor, incidences: Incidences, block: Block, axis: BlockAxis, role: int) -> Tensor:
         operand = self.read[role](along(table, block, axis))
