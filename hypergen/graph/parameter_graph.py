@@ -13,14 +13,12 @@ from torch import Tensor
 from hypergen.errors import ParameterError
 from hypergen.graph.calls import Value
 from hypergen.graph.operations import MERGED
-from hypergen.graph.symmetry.incidence import Incidence, Occurrence, incidence
+from hypergen.graph.symmetry.incidence import INPUT, OUTPUT, Incidence, Occurrence, incidence
 from hypergen.graph.symmetry.structure import Group
 
 if TYPE_CHECKING:
     from hypergen.graph.computational_graph import ComputationalGraph
     from hypergen.graph.symmetry import Symmetry
-
-INPUT, OUTPUT = "an input of the network", "an output of the network"
 
 # Parameters in the graph's form: for each block [*batch, *block.shape, features].
 ParameterData = tuple[Tensor, ...]

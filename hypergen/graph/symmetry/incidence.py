@@ -21,6 +21,8 @@ from hypergen.graph.symmetry.structure import (
     level_of,
 )
 
+INPUT, OUTPUT = "an input of the network", "an output of the network"
+
 
 class Occurrence(NamedTuple):
     """A group along an axis.
@@ -115,7 +117,7 @@ class _Walk:
     def visit(self, structure: Structure, place: Tensor, levels: list[Level], inside: Tensor | None, slot: int) -> int:
         """Note the groups of a structure; returns the first slot that is free."""
         if isinstance(structure, Group):
-            if structure.size == 1 and structure.fixed:
+            if structure.size == 1 and structure.fixed not in ("", INPUT, OUTPUT):
                 return slot
             index = torch.zeros((), dtype=torch.int64)
             for parent in structure.parents:
