@@ -60,7 +60,7 @@ class EdgeList:
                 for slot in range(axis.nodes.shape[1]):
                     nodes = axis.nodes[:, slot].reshape(view).expand(block.shape).flatten()
                     there = nodes < graph.num_nodes
-                    weight = torch.full((int(there.sum()),), 1 / share) if axis.receives else None
+                    weight = torch.full((int(there.sum()),), 1 / share, dtype=torch.float64) if axis.receives else None
                     found.setdefault((role, order, slot), []).append((numbers[there], nodes[there], weight))
             start += size
         self.num_edges = start

@@ -29,9 +29,10 @@ class Embedding(nn.Module):
         features: Per weight: 1 for weights alone, more with gradients or older weights.
         hidden: Channels.
         statistics: Whether blocks are told the moments of their weights.
+        edges: Whether edges are embedded.
     """
 
-    def __init__(self, features: int, hidden: int, statistics: bool = True) -> None:
+    def __init__(self, features: int, hidden: int, statistics: bool = True, edges: bool = True) -> None:
         super().__init__()
         self.statistics = statistics
         self.nodes = nn.Linear(NODE_FEATURES, hidden)
@@ -39,8 +40,9 @@ class Embedding(nn.Module):
         self.parameter_role = nn.Embedding(len(PARAMETER_ROLES) + 1, hidden)
         self.block = nn.Linear(BLOCK_FEATURES, hidden)
         self.scale = nn.Linear(features * (_STATISTICS if statistics else 1), hidden)
-        self.edges = nn.Linear(2 * features, hidden)
-        self.segments = nn.Linear(SEGMENT_FEATURES, hidden, bias=False)
+        if edges:
+            self.edges = nn.Linear(2 * features, hidden)
+            self.segments = nn.Linear(SEGMENT_FEATURES, hidden, bias=False)
 
     def of_nodes(self, incidences: Incidences, like: Tensor) -> Tensor:
         """``[num_nodes, hidden]``."""

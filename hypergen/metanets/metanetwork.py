@@ -69,7 +69,7 @@ class GraphMetanetwork(nn.Module):
         if features < 1 or hidden < 1 or layers < 0:
             raise ValueError(f"features and hidden must be positive, layers not negative: {features, hidden, layers}")
         self.features, self.hidden, self.keeps_edges = features, hidden, message != "product"
-        self.embedding = Embedding(features, hidden, statistics)
+        self.embedding = Embedding(features, hidden, statistics, self.keeps_edges)
         self.layers = nn.ModuleList(
             ProductLayer(hidden, features) if message == "product" else EdgeLayer(hidden, message, aggregators, heads)
             for _ in range(layers)

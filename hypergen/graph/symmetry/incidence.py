@@ -139,7 +139,7 @@ class _Walk:
             return last
         assert isinstance(structure, Sum)
         for number, (there, local, _) in enumerate(in_segments(structure.segments, place)):
-            position = torch.where(there, number, 0)
+            position = torch.where(_both(inside, there), number, 0)
             self.segment = position if self.segment is None else self.segment + position
             free = slot
             for part, own in local:
