@@ -13,10 +13,11 @@ import multiprocessing
 import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -33,6 +34,7 @@ from hypergen.graph.symmetry.verify import Verification, permuted_share
 TOLERANCE = 1e-9
 _WIDTH = 110
 _MOST_PARAMETERS = 60_000_000
+Result = TypeVar("Result")
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -70,7 +72,7 @@ def verify(case: Case) -> Verified:
     result = Verified(case.name)
     try:
         torch.manual_seed(0)
-        model = _with_values(case.build()).eval()
+        model = with_values(case.build()).eval()
         size = sum(parameter.numel() for parameter in model.parameters())
         if size > _MOST_PARAMETERS:
             result.skipped = f"{size / 1e6:.0f} million parameters"
@@ -78,7 +80,7 @@ def verify(case: Case) -> Verified:
         inputs = case.inputs() if case.inputs else None
         graph = hypergen.trace(model, inputs)
     except Exception as error:
-        result.skipped = f"not traced: {_one_line(error)}"
+        result.skipped = f"not traced: {one_line(error)}"
         return result
     # Hidden states and caches that a language model returns, too, would keep all that they are made of.
     outputs = ["logits"] if "logits" in graph.calls.outputs else None
@@ -86,7 +88,7 @@ def verify(case: Case) -> Verified:
     try:
         symmetry = graph.symmetry(outputs)
     except Exception as error:
-        result.failure = f"no symmetry: {_one_line(error)}"
+        result.failure = f"no symmetry: {one_line(error)}"
         return result
     result.seconds = time.perf_counter() - start
     result.groups, result.wreath = len(symmetry.groups), sum(bool(group.parents) for group in symmetry.groups)
@@ -96,14 +98,14 @@ def verify(case: Case) -> Verified:
     try:
         verification = Verification(model, inputs, outputs)
     except Exception as error:
-        result.skipped = f"does not run in float64: {_one_line(error)}"
+        result.skipped = f"does not run in float64: {one_line(error)}"
         return result
     try:
         elements = [symmetry.sample(verification.generator) for _ in range(2)]
         result.error = max(verification.error(symmetry, element) for element in elements)
         result.least_change = verification.least_change(symmetry)
     except Exception as error:
-        result.failure = f"a permuted copy does not run: {_one_line(error)}"
+        result.failure = f"a permuted copy does not run: {one_line(error)}"
         return result
     if verification.difference(verification.run(verification.tensors)):
         result.skipped = "does not compute the same twice"
@@ -116,7 +118,9 @@ def sweep(suite: str, chosen: Sequence[Case], limit: float) -> Iterator[Verified
     """Verify networks, each in a process of its own; print what fails and what has no rule."""
     warm_up()
     for case in track(chosen, f"Verifying {suite}", transient=True):
-        result = _in_fork(case, limit)
+        result = in_fork(verify, case, limit)
+        if isinstance(result, str):
+            result = Verified(case.name, skipped=result)
         name = f"{suite}:{case.name}"
         if result.failure:
             print(f"WRONG {name}: {result.failure}", flush=True)
@@ -127,33 +131,34 @@ def sweep(suite: str, chosen: Sequence[Case], limit: float) -> Iterator[Verified
         yield result
 
 
-def _with_values(model: nn.Module) -> nn.Module:
-    """A network that was built on the meta device once more: its buffers are needed."""
+def with_values(model: nn.Module) -> nn.Module:
+    """A network that was built on the meta device once more: its values are needed."""
     if not any(tensor.is_meta for tensor in model.state_dict(keep_vars=True).values()):
         return model
     return type(model)(model.config)
 
 
-def _in_fork(case: Case, limit: float) -> Verified:
+def in_fork(check: Callable[[Case], Result], case: Case, limit: float) -> Result | str:
+    """What a check of a network returns in a process of its own, or why it returns nothing."""
     here, there = _FORK.Pipe(duplex=False)
-    process = _FORK.Process(target=_send, args=(case, there))
+    process = _FORK.Process(target=_send, args=(check, case, there))
     process.start()
     there.close()
     try:
         if here.poll(limit):
             return here.recv()
-        return Verified(case.name, skipped=f"took more than {limit:.0f} s")
+        return f"took more than {limit:.0f} s"
     except EOFError:
-        return Verified(case.name, skipped="the process ended")
+        return "the process ended"
     finally:
         process.kill()
         process.join()
         here.close()
 
 
-def _send(case: Case, connection: Connection) -> None:
+def _send(check: Callable[[Case], Any], case: Case, connection: Connection) -> None:
     warnings.simplefilter("ignore")
-    connection.send(verify(case))
+    connection.send(check(case))
 
 
 def rows_of(suite: str, networks: Sequence[Verified]) -> list[Row]:
@@ -205,7 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     return outcome
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 

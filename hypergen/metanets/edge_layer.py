@@ -109,7 +109,8 @@ class EdgeLayer(nn.Module):
                 else:
                     own = aggregate(message, others(block, axis), self.aggregators)
                 messages[role] += [own.flatten(1, -2)] * len(axis.ranges)
-        return updated(nodes, self.node, gathered(messages, incidences), incidences), result
+        received = gathered(messages, incidences, nodes, self.hidden * len(self.aggregators))
+        return updated(nodes, self.node, received, incidences), result
 
     def _message(self, edge: Tensor, values: Sequence[Tensor]) -> Tensor:
         if not values:

@@ -139,22 +139,23 @@ def along(table: Tensor, block: Block, axis: BlockAxis) -> Tensor:
     return total.reshape(len(table), *view, table.shape[-1])
 
 
-def gathered(messages: Sequence[list[Tensor]], incidences: Incidences) -> list[Tensor]:
+def gathered(messages: Sequence[list[Tensor]], incidences: Incidences, nodes: Tensor, channels: int) -> list[Tensor]:
     """The sums of the messages that each node is sent, by role.
 
     Args:
         messages: For each role, messages ``[batch, places, channels]`` in the order of blocks and axes, slot by slot.
         incidences: Of the graph.
+        nodes: ``[batch, num_nodes, …]``.
+        channels: Of messages.
 
     Returns:
         For each role ``[batch, num_nodes + 1, channels]``.
     """
-    some = next(own[0] for own in messages if own)
     received = []
     for own, targets in zip(messages, incidences.targets, strict=True):
-        total = some.new_zeros(some.shape[0], incidences.num_nodes + 1, some.shape[-1])
+        total = nodes.new_zeros(nodes.shape[0], incidences.num_nodes + 1, channels)
         if own:
-            total.index_add_(1, targets.to(some.device), torch.cat(own, 1))
+            total.index_add_(1, targets.to(nodes.device), torch.cat(own, 1))
         received.append(total)
     return received
 

@@ -82,7 +82,8 @@ class ProductLayer(nn.Module):
                     )
                     own = (sent[axis.dim].unflatten(-1, (self.features, self.hidden)) * unit[:, None]).sum(-2)
                     messages[role] += [own] * len(axis.ranges)
-        return updated(nodes, self.node, gathered(messages, incidences), incidences)
+        received = gathered(messages, incidences, nodes, self.hidden)
+        return updated(nodes, self.node, received, incidences)
 
     def _operand(self, table: Tensor, incidences: Incidences, block: Block, axis: BlockAxis, role: int) -> Tensor:
         operand = self.read[role](along(table, block, axis))

@@ -1,0 +1,195 @@
+"""Verify that metanetworks are equivariant on the networks whose tracing is benchmarked.
+
+Each network is given random parameters in float64; a random element of its symmetry is applied before and after a
+metanetwork that writes a number per weight, whose results must agree. Then groups are torn apart, one at a time: one
+parameter is permuted and the others are not, which what a metanetwork reads must show. ``python -m
+benchmarks.equivariance --suite all`` prints a line per failure, a table, and as its last line the figures as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+import hypergen
+from benchmarks.symmetry import SUITES, cases, in_fork, one_line, with_values
+from benchmarks.trace_suites import Case
+from benchmarks.trace_sweep import warm_up
+from hypergen.evaluation.results import Results, Row
+from hypergen.graph.parameter_graph import ParameterGraph
+from hypergen.metanets import EquivariantMetanetwork, GraphMetanetwork, InvariantMetanetwork
+
+_MOST_PARAMETERS = 40_000_000
+_MOST_EDGE_STATES = 1_000_000
+_TOLERANCE = 1e-9
+_TORN_GROUPS = 3
+
+
+@dataclass
+class Checked:
+    """What came out of checking one network.
+
+    Attributes:
+        case: Name of the network.
+        skipped: Why it was not checked, where metanetworks are not the reason.
+        failure: What went wrong.
+        error: The relative distance of what is written for a permuted network from what is written, permuted.
+        read_error: The same of what is read, over the messages without and, for small networks, with edge states.
+        torn: How many groups were torn apart.
+        least_change: The least relative change of what is read, by tearing a group apart; infinite where none was.
+        weights: The number of parameters and running statistics.
+        unsupported: Operations without a rule of symmetry.
+    """
+
+    case: str
+    skipped: str = ""
+    failure: str = ""
+    error: float = 0.0
+    read_error: float = 0.0
+    torn: int = 0
+    least_change: float = float("inf")
+    weights: int = 0
+    unsupported: tuple[str, ...] = ()
+
+
+@torch.no_grad()
+def check(case: Case) -> Checked:
+    """Build, trace and check one network."""
+    result = Checked(case.name)
+    try:
+        torch.manual_seed(0)
+        model = with_values(case.build()).eval()
+        size = sum(parameter.numel() for parameter in model.parameters())
+        if size > _MOST_PARAMETERS:
+            result.skipped = f"{size / 1e6:.0f} million parameters"
+            return result
+        traced = hypergen.trace(model, case.inputs() if case.inputs else None)
+    except Exception as error:
+        result.skipped = f"not traced: {one_line(error)}"
+        return result
+    try:
+        outputs = ["logits"] if traced.calls is not None and "logits" in traced.calls.outputs else None
+        graph = traced.parameter_graph(outputs)
+        result.weights, result.unsupported = graph.num_edges, graph.unsupported
+        generator = torch.Generator().manual_seed(0)
+        state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        tensors = {
+            block.name: torch.randn(state[block.name].shape, generator=generator, dtype=torch.float64)
+            for block in graph.blocks
+        }
+        for message in ("product", "edge") if graph.num_edges <= _MOST_EDGE_STATES else ("product",):
+            _check_messages(message, graph, tensors, generator, result)
+    except Exception as error:
+        result.failure = one_line(error)
+    if not result.failure and not max(result.error, result.read_error) <= _TOLERANCE:
+        result.failure = f"off by {result.error:.1e} written, {result.read_error:.1e} read"
+    if not result.failure and result.torn and not result.least_change > _TOLERANCE:
+        result.failure = f"tearing a group apart changes {result.least_change:.1e}"
+    return result
+
+
+def _check_messages(
+    message: str, graph: ParameterGraph, tensors: Mapping[str, Tensor], generator: torch.Generator, result: Checked
+) -> None:
+    torch.manual_seed(0)
+    encoder = GraphMetanetwork(hidden=8, layers=2, message=message)  # type: ignore[arg-type]
+    writer = EquivariantMetanetwork(encoder, decoder_hidden=4).double()
+    reader = InvariantMetanetwork(encoder, outputs=4).double()
+    symmetry = graph.symmetry
+    element = symmetry.sample(generator)
+    permuted = symmetry.apply(tensors, element)
+    written = symmetry.apply(graph.to_params(writer(graph, tensors)), element)
+    again = graph.to_params(writer(graph, permuted))
+    gap = sum(float((written[name] - again[name]).square().sum()) for name in written) ** 0.5
+    whole = sum(float(values.square().sum()) for values in written.values()) ** 0.5
+    result.error = max(result.error, gap / whole)
+    read = reader(graph, tensors)
+    result.read_error = max(result.read_error, float((reader(graph, permuted) - read).norm() / read.norm()))
+    torn = [group for group in symmetry.groups if len({name for name, _ in symmetry.uses[group.name]}) > 1]
+    for number in torch.randperm(len(torn), generator=generator)[:_TORN_GROUPS].tolist():
+        group = torn[number]
+        name = max(dict(symmetry.uses[group.name]), key=lambda name: tensors[name].numel())
+        alone = symmetry.identity()
+        alone[group.name] = alone[group.name].roll(1, -1)
+        after = reader(graph, {**tensors, **symmetry.apply({name: tensors[name]}, alone)})
+        result.least_change = min(result.least_change, float((after - read).norm() / read.norm()))
+        result.torn += 1
+
+
+def sweep(suite: str, chosen: Sequence[Case], limit: float) -> Iterator[Checked]:
+    """Check networks, each in a process of its own; print what fails."""
+    warm_up()
+    for case in track(chosen, f"Checking {suite}", transient=True):
+        result = in_fork(check, case, limit)
+        if isinstance(result, str):
+            result = Checked(case.name, skipped=result)
+        if result.failure or result.skipped:
+            word = "WRONG" if result.failure else "skipped"
+            print(f"{word} {suite}:{case.name}: {result.failure or result.skipped}", flush=True)
+        yield result
+
+
+def rows_of(suite: str, networks: Sequence[Checked]) -> list[Row]:
+    """The figures of a suite."""
+    done = [network for network in networks if not network.skipped]
+    right = [network for network in done if not network.failure]
+    changes = [network.least_change for network in done if network.torn]
+    shown = sum(change > _TOLERANCE for change in changes)
+    worst = max((max(network.error, network.read_error) for network in done), default=float("nan"))
+    return [
+        Row(f"{suite}_networks", len(networks)),
+        Row(f"{suite}_skipped", len(networks) - len(done), better="lower"),
+        Row(f"{suite}_equivariant_share", len(right) / max(len(done), 1), n=len(done), aim=1.0),
+        Row(f"{suite}_equivariance_error_max", worst, n=len(done), aim=_TOLERANCE, better="lower"),
+        Row(f"{suite}_torn_groups_shown_share", shown / max(len(changes), 1), n=len(changes), aim=1.0),
+        Row(f"{suite}_least_change_min", min(changes, default=float("nan")), n=len(changes)),
+        Row(f"{suite}_with_unsupported", sum(bool(network.unsupported) for network in done), better="lower"),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> Results:
+    """Check the networks, print a line per failure, the table and, last, its JSON."""
+    options = _parser().parse_args(arguments)
+    warnings.simplefilter("ignore")
+    rows: list[Row] = []
+    for suite in SUITES if options.suite == "all" else (options.suite,):
+        fitting = [case for case in cases(suite) if re.search(options.only, case.name)]
+        count = min(options.limit or len(fitting), len(fitting))
+        results = list(sweep(suite, [fitting[i * len(fitting) // count] for i in range(count)], options.seconds))
+        rows += rows_of(suite, results)
+        if options.output:
+            options.output.mkdir(parents=True, exist_ok=True)
+            lines = "".join(f"{json.dumps(asdict(result))}\n" for result in results)
+            (options.output / f"{suite}.jsonl").write_text(lines, encoding="utf-8")
+    details = {"suite": options.suite, "only": options.only, "limit": options.limit}
+    outcome = Results("equivariance", 0, tuple(rows), details)
+    if options.output:
+        outcome.write(options.output)
+    outcome.print_table(Console(width=max(Console().width, 110)))
+    print(outcome.to_json())
+    return outcome
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks.equivariance", description=__doc__)
+    add = parser.add_argument
+    add("--suite", choices=(*SUITES, "all"), default="all", help="which networks")
+    add("--only", default="", metavar="PATTERN", help="a regular expression that names have to contain")
+    add("--limit", type=int, help="at most so many networks per suite, spread over it")
+    add("--seconds", type=float, default=180.0, help="after which a network is skipped")
+    add("--output", type=Path, help="a folder for results.json, results.md and a file per suite")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
