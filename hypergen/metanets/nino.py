@@ -67,8 +67,11 @@ class NowcastMLP(NowcastNetwork):
     def _change(self, histories: Tensor, kinds: Tensor, horizon: int) -> Tensor:
         """[N]: the changes at one horizon, without computing the others."""
         weight = self.history.weight
-        hidden = self.decoder[:-1](self.history(histories.to(weight.dtype)) + self.kind(kinds))
-        last = self.decoder[-1]
+        *hidden_layers, last = self.decoder
+        hidden = self.history(histories.to(weight.dtype)) + self.kind(kinds)
+        for layer in hidden_layers:
+            hidden = layer(hidden)
+        assert isinstance(last, nn.Linear)
         return hidden @ last.weight[horizon - 1] + last.bias[horizon - 1]
 
 

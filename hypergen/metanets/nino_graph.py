@@ -160,8 +160,8 @@ class _Layout:
             sources = self.stream if self.count else self._new(inputs)
         if len(sources) != inputs:
             raise TraceError(
-                f"{name!r} reads {inputs} channels, but {len(sources)} neurons come before it: this network is no chain "
-                "that NiNo's graph can be laid out for. Use a network without a graph, such as nino_mlp."
+                f"{name!r} reads {inputs} channels, but {len(sources)} neurons come before it: this network is no "
+                "chain that NiNo's graph can be laid out for. Use a network without a graph, such as nino_mlp."
             )
         expands = name.endswith(_EXPANSIONS)
         targets = self._new(outputs)
@@ -262,7 +262,7 @@ class _Layout:
         """All of it."""
         nodes = torch.arange(self.count)
         self._part(nodes, nodes, Kind.SELF_LOOP, 2.0)
-        sources, targets = (torch.cat([part[end] for part in self.parts]) for end in (0, 1))
+        sources, targets = torch.cat([part[0] for part in self.parts]), torch.cat([part[1] for part in self.parts])
         sizes = [len(part[0]) for part in self.parts]
         kinds = torch.cat([torch.full([n], int(p[2])) for n, p in zip(sizes, self.parts, strict=True)])
         values = torch.cat([torch.full([n], p[3]) for n, p in zip(sizes, self.parts, strict=True)])

@@ -108,6 +108,15 @@ def standardise(history: Sequence[State]) -> tuple[dict[str, Tensor], dict[str, 
     return scaled, scales
 
 
+def change_scale(history: Sequence[State]) -> dict[str, Tensor]:
+    """By how much each tensor of each network changes over a history: the root mean square, [B, 1, …] per name."""
+    scales = {}
+    for name, last in history[-1].items():
+        changes = torch.stack([state[name] - last for state in history[:-1]], 1).flatten(1)
+        scales[name] = changes.square().mean(1).sqrt().clamp_min(1e-12).view([-1] + [1] * (last.dim() - 1))
+    return scales
+
+
 def horizon_schedule(horizons: int, jumps: int, power: float = 2.0) -> list[int]:
     """The horizon of each jump of a training run: far at the beginning, one interval at the end.
 

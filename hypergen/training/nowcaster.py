@@ -130,8 +130,8 @@ class Jumps:
         saved, own = (state["period"], state["interval"]), (self.period, self.interval)
         if saved != own:
             raise CheckpointError(
-                f"The saved run had period {saved[0]} and interval {saved[1]}, this one has {own[0]} and {own[1]}; make "
-                "the nowcaster with those of the saved run."
+                f"The saved run had period {saved[0]} and interval {saved[1]}, this one has {own[0]} and {own[1]}; "
+                "make the nowcaster with those of the saved run."
             )
         for held in state["history"]:
             _compare({name: value.shape for name, value in held.items()}, self.shapes, "The saved history")
