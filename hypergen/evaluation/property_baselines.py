@@ -16,8 +16,9 @@ from hypergen.training.property_prediction import MeasuredNetworks
 
 Parts = tuple[Sequence[MeasuredNetworks], ...]  # To learn from, to select on, to predict.
 
+_BINS = 64  # No worse than 255 for a thousand networks, and two times faster.
 # From few leaves to many; what is best depends on how many networks there are.
-_BOOSTING: tuple[dict[str, float], ...] = (
+BOOSTING: tuple[dict[str, float], ...] = (
     {"max_leaf_nodes": 4, "learning_rate": 0.1, "max_iter": 200, "min_samples_leaf": 5},
     {"max_leaf_nodes": 8, "learning_rate": 0.05, "max_iter": 200},
     {"max_leaf_nodes": 31, "learning_rate": 0.05, "max_iter": 100, "min_samples_leaf": 10},
@@ -76,10 +77,12 @@ def gradient_boosting(
     predictions = []
     for known, selecting in zip(train[1].T, validation[1].T, strict=True):
         taus = []
-        for settings in _BOOSTING:
-            trees = HistGradientBoostingRegressor(random_state=0, **settings).fit(train[0], known.numpy())
+        for settings in BOOSTING:
+            trees = HistGradientBoostingRegressor(random_state=0, max_bins=_BINS, **settings).fit(
+                train[0], known.numpy()
+            )
             taus.append(float(kendall_tau(torch.from_numpy(trees.predict(validation[0])), selecting)))
-        trees = HistGradientBoostingRegressor(random_state=0, **_BOOSTING[int(np.argmax(taus))])
+        trees = HistGradientBoostingRegressor(random_state=0, max_bins=_BINS, **BOOSTING[int(np.argmax(taus))])
         trees.fit(every, torch.cat([known, selecting]).numpy())
         predictions.append(torch.from_numpy(trees.predict(features)).float())
     return torch.stack(predictions, 1)

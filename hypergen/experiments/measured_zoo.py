@@ -60,7 +60,7 @@ def measured_zoo(
     """
     opened, report = built_zoo(folder, plan, data, data_name)
     last = opened.last()
-    splits: tuple[list[MeasuredNetworks], ...] = ([], [], [])
+    splits: list[list[MeasuredNetworks]] = [[], [], []]
     by_validation_images = []
     for architecture in plan.architectures:
         networks, by_images = _measured(last, architecture, data)
@@ -73,7 +73,8 @@ def measured_zoo(
         for split, numbers in zip(splits, torch.arange(len(networks)).split(sizes), strict=True):
             split.append(networks[numbers])
         by_validation_images.append(by_images[-held_out:])
-    return MeasuredZoo(*splits, torch.cat(by_validation_images), report.seconds)
+    train, validating, testing = splits
+    return MeasuredZoo(train, validating, testing, torch.cat(by_validation_images), report.seconds)
 
 
 def to_targets(accuracy: Tensor, gap: Tensor) -> Tensor:

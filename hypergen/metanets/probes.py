@@ -17,9 +17,9 @@ class Probes(nn.Module):
 
     Probing is from Herrmann et al., "Learning Useful Representations of Recurrent Neural Network Weight Matrices"
     (2024, arXiv:2403.11998) and Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of
-    Neural Networks" (2024, arXiv:2403.12143). The inputs come from a deep linear generator, which keeps them from fitting the
-    networks at hand one by one: Kahana et al., "Deep Linear Probe Generators for Weight Space Learning" (2024,
-    arXiv:2410.10811). They start as normal noise; no data are needed.
+    Neural Networks" (2024, arXiv:2403.12143). The inputs come from a deep linear generator, which keeps them from
+    fitting the networks at hand one by one: Kahana et al., "Deep Linear Probe Generators for Weight Space Learning"
+    (2024, arXiv:2410.10811). They start as normal noise; no data are needed.
 
     .. math:: x_i = B\,A\,z_i + b, \qquad \mathrm{features}(θ) = [r(f_θ(x_1)), …, r(f_θ(x_n))]
 

@@ -16,8 +16,8 @@ from hypergen.zoo.stacked_module import StackedModule
 class PropertyPredictor(nn.Module):
     """Predicts properties of classifiers by a metanetwork on their parameter graph, by probes, or by both.
 
-    All networks must take the same inputs and have the same classes; otherwise any architectures will do. The
-    prediction is the same for all permutations of a network's neurons.
+    With both, their outputs are added. All networks must take the same inputs and have the same classes; otherwise any
+    architectures will do. The prediction is the same for all permutations of a network's neurons.
 
     Args:
         outputs: How many properties.
@@ -54,15 +54,17 @@ class PropertyPredictor(nn.Module):
         if not graph and not probes:
             raise ValueError("a predictor needs something to read: the graph, or a number of probes")
         self.probes = Probes(probes, input_shape, latent) if probes else None
-        self.dropout = nn.Dropout(dropout)
-        extra = self.probes.num_features(classes) if self.probes else 0
         self.metanetwork: InvariantMetanetwork | None = None
         if graph:
             encoder = GraphMetanetwork(1, hidden, layers, message, **options)
-            self.metanetwork = InvariantMetanetwork(encoder, outputs, extra, dropout)
-        else:
+            self.metanetwork = InvariantMetanetwork(encoder, outputs, dropout=dropout)
+        if self.probes is not None:
             self.head = nn.Sequential(
-                nn.Linear(extra, 2 * hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, outputs)
+                nn.Dropout(dropout),
+                nn.Linear(self.probes.num_features(classes), 2 * hidden),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+                nn.Linear(2 * hidden, outputs),
             )
 
     def forward(self, graph: ParameterGraph, network: StackedModule, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -76,7 +78,5 @@ class PropertyPredictor(nn.Module):
         Returns:
             ``[networks, outputs]``.
         """
-        responses = None if self.probes is None else self.dropout(self.probes(network, tensors))
-        if self.metanetwork is None:
-            return self.head(responses)
-        return self.metanetwork(graph, tensors, extra=responses)
+        by_probes = 0.0 if self.probes is None else self.head(self.probes(network, tensors))
+        return by_probes if self.metanetwork is None else by_probes + self.metanetwork(graph, tensors)
