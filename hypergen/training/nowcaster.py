@@ -31,7 +31,8 @@ class Jumps:
         period: Steps from one jump to the next.
         interval: Steps between two states of the history; None for ``period // network.context``.
         total_steps: Of the run: the horizon is far in its beginning and one interval in its end.
-        power: How fast the horizon shrinks; see :func:`~hypergen.metanets.nowcasters.horizon_schedule`.
+        horizon: Intervals to jump ahead each time; None for a schedule by ``total_steps``.
+        power: How fast the schedule shrinks; see :func:`~hypergen.metanets.nowcasters.horizon_schedule`.
         example_inputs: What ``model(...)`` is called with, for nowcasters that need the model's graph.
 
     Attributes:
@@ -53,6 +54,7 @@ class Jumps:
         period: int = 1000,
         interval: int | None = None,
         total_steps: int = 10_000,
+        horizon: int | None = None,
         power: float = 2.0,
         example_inputs: Any = None,
     ) -> None:
@@ -67,7 +69,10 @@ class Jumps:
             )
         if total_steps < 1:
             raise ValueError(f"total_steps must be positive; got {total_steps}")
-        self.schedule = horizon_schedule(self.network.horizons, total_steps // period, power)
+        if horizon is not None and not 1 <= horizon <= self.network.horizons:
+            raise ValueError(f"horizon must be from 1 to the network's {self.network.horizons}; got {horizon}")
+        schedule = horizon_schedule(self.network.horizons, total_steps // period, power)
+        self.schedule = schedule if horizon is None else [horizon]
         self.forecast = self.network.bind(model, example_inputs)
         self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self.history: deque[dict[str, Tensor]] = deque(maxlen=context)
@@ -164,7 +169,8 @@ class Nowcaster(Optimizer):
         optimizer: Makes the steps between two jumps.
         model: Whose parameters it optimises.
         network: The nowcaster, or the path of a released NiNo checkpoint.
-        **settings: ``period``, ``interval``, ``total_steps``, ``power`` and ``example_inputs`` of :class:`Jumps`.
+        **settings: ``period``, ``interval``, ``total_steps``, ``horizon``, ``power`` and ``example_inputs`` of
+            :class:`Jumps`.
 
     Attributes:
         optimizer: The optimiser.

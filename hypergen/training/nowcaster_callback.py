@@ -18,8 +18,8 @@ class NowcastingCallback(pl.Callback):
     Args:
         network: The nowcaster, or the path of a released NiNo checkpoint.
         model: What is trained; None for the LightningModule itself.
-        **settings: ``period``, ``interval``, ``total_steps``, ``power`` and ``example_inputs`` of
-            :class:`~hypergen.training.nowcaster.Jumps`. Without ``total_steps``, the trainer's ``max_steps``.
+        **settings: Those of :class:`~hypergen.training.nowcaster.Jumps`; where they are not passed,
+            ``total_steps`` are the trainer's ``max_steps``.
 
     Attributes:
         ahead: What jumps, from the start of training on.

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from hypergen.metanets.equivariant_nowcaster import EquivariantNowcaster
 from hypergen.metanets.nowcasters import LinearExtrapolation, StateAverage, horizon_schedule, standardise
 from hypergen.metanets.trend_nowcaster import TrendMLP
 
@@ -50,3 +51,27 @@ def test_forecasts_differentiate(network):
     history = [{n: v.clone().requires_grad_() for n, v in state.items()} for state in line()]
     sum(value.sum() for value in network.bind(MODEL)(history, 2).values()).backward()
     assert history[-1]["weight"].grad.isfinite().all()
+
+
+def test_neurons_interact_and_permuted_ones_are_predicted_alike():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    network = EquivariantNowcaster(hidden=8)
+    base = {name: value.detach()[None].double() for name, value in model.named_parameters()}
+    history = [
+        {name: value + 0.01 * step * torch.randn_like(value) for name, value in base.items()} for step in range(5)
+    ]
+    forecast = network.double().bind(model, torch.zeros(1, 4))
+    assert all(torch.equal(value, history[-1][name]) for name, value in forecast(history, 3).items())
+    nn.init.normal_(network.factors)
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+
+    def permuted(state):
+        hidden = {"0.weight": state["0.weight"][:, order], "0.bias": state["0.bias"][:, order]}
+        return {**state, **hidden, "2.weight": state["2.weight"][:, :, order]}
+
+    first, second = forecast(history, 3), forecast([permuted(state) for state in history], 3)
+    for name, value in permuted(first).items():
+        torch.testing.assert_close(second[name], value, atol=1e-9, rtol=1e-9)
+    other = [{**state, "2.weight": state["2.weight"] * (1 + 0.1 * step)} for step, state in enumerate(history)]
+    assert not torch.allclose(forecast(other, 3)["0.weight"], first["0.weight"])

@@ -143,9 +143,11 @@ def test_parameter_groups_are_the_optimizers():
     assert optimizer.optimizer.param_groups[1]["lr"] == 0.3
 
 
-@pytest.mark.parametrize("settings", [{"interval": 3}, {"period": 4, "interval": None}, {"total_steps": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"interval": 3}, {"period": 4, "interval": None}, {"total_steps": 0}, {"horizon": 41}]
+)
 def test_settings_that_do_not_fit_are_refused(settings):
-    with pytest.raises(ValueError, match="period|total_steps"):
+    with pytest.raises(ValueError, match="period|total_steps|horizon"):
         made(**settings)
 
 

@@ -1,0 +1,311 @@
+"""``python train.py experiment=nowcasting``: a network that knows where training leads, on unseen tasks."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from hypergen.evaluation.plots import LEGEND, PREDICTED, canvas, save_figures
+from hypergen.evaluation.results import Results, Row
+from hypergen.experiments.nowcasting_runs import Budget, Method, course, curves, first_checks
+from hypergen.experiments.nowcasting_tasks import Problem, digits_problems, sampled_problem, unseen_problems
+from hypergen.experiments.processes import cpu_seconds, seconds_since_start
+from hypergen.metanets.nowcasters import LinearExtrapolation, NowcastNetwork, StateAverage
+from hypergen.run import fit
+from hypergen.training.nowcaster import Nowcaster
+from hypergen.training.nowcasting import Course, NowcastingTraining
+
+ADAM = "adam"
+NOWCASTER = "nowcaster"
+_COLOURS = {ADAM: "#22699f", "adam_decay": "#6aa6d8", "linear": "#555555", NOWCASTER: PREDICTED}
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """How many runs there are.
+
+    Args:
+        tasks: On the digits, that a nowcaster learns from.
+        runs: Of each of them.
+        validation_tasks: On the digits, that horizons are chosen on.
+        validation: Runs of each task that learning rates and horizons are chosen on.
+        test: Runs of each task that figures are about.
+        timed: Of those, how many are run again, alone and timed.
+    """
+
+    tasks: int = 12
+    runs: int = 6
+    validation_tasks: int = 3
+    validation: int = 2
+    test: int = 5
+    timed: int = 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a task showed.
+
+    Args:
+        problem: The task.
+        rates: The learning rate of each method, in the order of ``losses``.
+        losses: On the test seeds, [checks, methods, seeds].
+        target: Of each seed.
+        steps: Until the target, in checks, [methods, seeds]; one more than there are where it was not reached.
+    """
+
+    problem: Problem
+    rates: dict[str, float]
+    losses: Tensor
+    target: Tensor
+    steps: Tensor
+
+
+def train_nowcasting(
+    *,
+    name: str,
+    output: str,
+    seed: int,
+    network: Callable[[], NowcastNetwork],
+    training: Callable[..., NowcastingTraining],
+    trainer: Callable[..., pl.Trainer],
+    seeds: Seeds,
+    budget: Budget,
+    learning_rates: Sequence[float] = (3e-3, 1e-2, 3e-2, 1e-1),
+    horizons: Sequence[int] = (4, 8, 16, 32),
+    linear_horizons: Sequence[int] = (1, 2, 5, 10),
+    aims: Mapping[str, float] | None = None,
+) -> Results:
+    """Train a nowcaster on runs on the digits, and measure how soon Adam with it reaches Adam's loss elsewhere.
+
+    Adam's target is the loss on all training samples that it reaches at the end of its budget, at the learning rate
+    with the lowest such loss on validation seeds. All methods get the learning rate, of the same ones, that is fastest
+    to the target on validation seeds; ``adam_fastest`` is plain Adam with that, too. Horizons are chosen on tasks on
+    the digits. Who does not reach the target counts as if at the step after the budget.
+
+    Args:
+        name: Of the experiment.
+        output: The folder that everything is written into.
+        seed: Of tasks, networks and training.
+        network: Makes the nowcaster.
+        training: Makes the LightningModule from ``network`` and ``courses``.
+        trainer: Makes the trainer.
+        seeds: How many runs there are.
+        budget: How long they are.
+        learning_rates: That are chosen from.
+        horizons: Of the nowcaster, likewise, in intervals.
+        linear_horizons: Of linear extrapolation.
+        aims: By figure.
+
+    Returns:
+        The figures, which are also written to ``output`` and printed.
+    """
+    console = Console()
+    begun = time.monotonic()
+    draw = random.Random(seed)
+    tasks = digits_problems(seeds.tasks, seed)
+    courses = []
+    for problem in tasks:
+        rates = [10 ** draw.uniform(-2.8, -1.2) for _ in range(seeds.runs)]
+        states = course(problem, [draw.randrange(2**31) for _ in rates], rates, budget)
+        if next(iter(states.values())).shape[1]:
+            courses.append(Course(problem.build(), states, problem.inputs[:2]))
+    console.print(f"{name}: seed {seed}, {len(courses)} tasks of {seeds.runs} runs in {time.monotonic() - begun:.0f} s")
+
+    begun = time.monotonic()
+    torch.manual_seed(seed)
+    trained = network()
+    module = training(network=trained, courses=courses, seed=seed)
+    fit(module, {}, partial(trainer, max_steps=module.steps, enable_progress_bar=False), None, None, output, None)
+    trained.eval()
+    Path(output).mkdir(parents=True, exist_ok=True)
+    torch.save(trained.state_dict(), Path(output) / "nowcaster.pt")
+    number = sum(parameter.numel() for parameter in trained.parameters())
+    console.print(f"Nowcaster of {number:,} parameters trained in {time.monotonic() - begun:.0f} s")
+
+    digits = digits_problems(seeds.validation_tasks, seed + 1)
+    validation = [1000 * seed + 100 + i for i in range(seeds.validation)]
+    test = [1000 * seed + 500 + i for i in range(seeds.test)]
+    linear = LinearExtrapolation(trained.context)
+
+    def best_horizon(candidate: NowcastNetwork, choices: Sequence[int]) -> int:
+        methods = [Method(ADAM), *(Method(str(k), candidate, k) for k in choices)]
+        ratios = torch.zeros(len(choices))
+        for problem in digits:
+            losses = curves(problem, methods, validation, [learning_rates] * len(methods), budget)
+            _, checks = _checks(losses)
+            ratios += checks[1:].log().mean(2).amin(1)
+        return choices[int(ratios.argmin())]
+
+    horizon = best_horizon(trained, horizons)
+    linear_horizon = best_horizon(linear, linear_horizons)
+    methods = [
+        Method(ADAM),
+        Method(NOWCASTER, trained, horizon),
+        Method("linear", linear, linear_horizon),
+        Method("average", StateAverage(trained.context)),
+        Method("adam_decay", decay=1.0),
+        Method("adam_short_decay", decay=0.6),
+    ]
+    console.print(f"Horizons chosen on the digits: nowcaster {horizon}, linear {linear_horizon} intervals")
+    measured = []
+    for problem in [*unseen_problems(), sampled_problem()]:
+        begun = time.monotonic()
+        measured.append(_measure(problem, methods, validation, test, learning_rates, budget))
+        ratios = [f"{method} {float((s / measured[-1].steps[0]).mean()):.2f}" for method, s in _named(measured[-1])]
+        console.print(f"{problem.name}, {time.monotonic() - begun:.0f} s, share of Adam's steps: {', '.join(ratios)}")
+    unseen = measured[:-1]
+    times = [_wall_clock(each, methods[:2], test[: seeds.timed], budget) for each in unseen]
+
+    rows = _rows(unseen, measured[-1], times)
+    rows += [
+        Row("nowcaster_parameters", number, better="lower"),
+        Row("training_error_over_no_change", module.curve[-1][1] / module.curve[-1][2], better="lower")
+        if module.curve
+        else Row("training_error_over_no_change", math.nan, better="lower"),
+        Row("run_seconds", seconds_since_start(), better="lower"),
+        Row("run_cpu_seconds", cpu_seconds(), better="lower"),
+    ]
+    rows = [Row(row.figure, row.value, row.std, row.n, (aims or {}).get(row.figure), row.better) for row in rows]
+    details = {
+        "horizons": {NOWCASTER: horizon, "linear": linear_horizon},
+        "learning_rates": {each.problem.name: each.rates for each in measured},
+        "targets": {each.problem.name: each.target.tolist() for each in measured},
+        "steps": {
+            each.problem.name: {
+                method: (steps * budget.check_every).tolist()
+                for method, steps in zip(each.rates, each.steps, strict=True)
+            }
+            for each in measured
+        },
+        "curve": module.curve,
+    }
+    results = Results(name, seed, tuple(sorted(rows, key=lambda row: row.aim is None)), details)
+    results.write(output)
+    save_figures({"losses": loss_curves(measured, budget)}, output)
+    results.print_table(console)
+    console.print(f"Results, table and plot are in {output}", soft_wrap=True)
+    return results
+
+
+def _measure(
+    problem: Problem,
+    methods: Sequence[Method],
+    validation: Sequence[int],
+    test: Sequence[int],
+    learning_rates: Sequence[float],
+    budget: Budget,
+) -> Measured:
+    """Choose each method's learning rate on validation seeds, and run it on test seeds; Adam comes first."""
+    plain, checks = _checks(curves(problem, methods, validation, [learning_rates] * len(methods), budget))
+    fastest = checks.log().mean(2).argmin(1).tolist()
+    tried = [methods[0], *methods]
+    rates = [learning_rates[rate] for rate in (plain, *fastest)]
+    losses = curves(problem, tried, test, [[rate] for rate in rates], budget)[:, :, 0]
+    target = losses[-5:, 0].mean(0)
+    names = [ADAM, "adam_fastest", *(method.name for method in methods[1:])]
+    return Measured(problem, dict(zip(names, rates, strict=True)), losses, target, first_checks(losses, target))
+
+
+def _named(measured: Measured) -> list[tuple[str, Tensor]]:
+    """Steps of each method but plain Adam."""
+    return list(zip(measured.rates, measured.steps, strict=True))[1:]
+
+
+def _checks(losses: Tensor) -> tuple[int, Tensor]:
+    """Adam's best learning rate, and how soon [methods, rates, seeds] reach its final loss there."""
+    final = losses[-5:, 0].mean(0)  # [rates, seeds]
+    plain = int(final.log().mean(1).argmin())
+    return plain, first_checks(losses, final[plain])
+
+
+def _wall_clock(
+    measured: Measured, methods: Sequence[Method], seeds: Sequence[int], budget: Budget
+) -> list[tuple[float, bool]]:
+    """Of each seed, seconds to the target with the nowcaster over without, alone and in PyTorch's own loop.
+
+    And whether the target was reached in as many steps as when all ran together.
+    """
+    names = list(measured.rates)
+    found = []
+    for number, seed in enumerate(seeds):
+        seconds, last = {}, {}
+        for method in methods:
+            steps = int(measured.steps[names.index(method.name), number]) * budget.check_every
+            torch.manual_seed(seed)
+            seconds[method.name], last[method.name] = _run(measured, method, min(steps, budget.steps), budget)
+        reached = last[NOWCASTER] <= float(measured.target[number]) * 1.05
+        found.append((seconds[NOWCASTER] / seconds[ADAM], reached))
+    return found
+
+
+def _run(measured: Measured, method: Method, steps: int, budget: Budget) -> tuple[float, float]:
+    """Seconds of one run on all samples, and its loss in the end."""
+    problem = measured.problem
+    model = problem.build()
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), measured.rates[method.name])
+    begun = time.perf_counter()
+    if method.network is not None:
+        settings = {"period": budget.period, "interval": budget.interval, "horizon": method.horizon}
+        optimizer = Nowcaster(optimizer, model, method.network, example_inputs=problem.inputs[:2], **settings)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = problem.losses(model(problem.inputs)[None], problem.targets[None])[0]
+        loss.backward()
+        optimizer.step()
+    seconds = time.perf_counter() - begun
+    with torch.no_grad():
+        return seconds, float(problem.losses(model(problem.inputs)[None], problem.targets[None])[0])
+
+
+def _rows(
+    unseen: Sequence[Measured],
+    sampled: Measured,
+    times: Sequence[Sequence[tuple[float, bool]]],
+) -> list[Row]:
+    rows = []
+    for i, (method, noisy) in enumerate(_named(sampled), 1):
+        suffix = "" if method == NOWCASTER else f"_{method}"
+        ratios = [each.steps[i] / each.steps[0] for each in unseen]
+        rows.append(Row.from_values(f"steps_ratio{suffix}", torch.cat(ratios).tolist(), better="lower"))
+        for each, values in zip(unseen, ratios, strict=True):
+            rows.append(Row.from_values(f"steps_ratio{suffix}_{each.problem.name}", values.tolist(), better="lower"))
+        noisy = noisy / sampled.steps[0]
+        rows.append(Row.from_values(f"steps_ratio{suffix}_{sampled.problem.name}", noisy.tolist(), better="lower"))
+        if method == NOWCASTER:
+            reached = torch.cat([each.steps[i] <= len(each.losses) for each in unseen]).float()
+            rows.append(Row.from_values("share_of_targets_reached", reached.tolist()))
+    rows.append(Row.from_values("wall_clock_ratio", [r for each in times for r, _ in each], better="lower"))
+    rows.append(Row.from_values("share_of_timed_runs_at_target", [float(ok) for each in times for _, ok in each]))
+    return rows
+
+
+def loss_curves(measured: Sequence[Measured], budget: Budget) -> Any:
+    """Training losses of each task, medians over seeds, and the target."""
+    figure, _ = canvas(3.4 * len(measured), 3.6)
+    figure.clear()
+    names = list(measured[0].rates)
+    for axes, each in zip(figure.subplots(1, len(measured)), measured, strict=True):
+        steps = [budget.check_every * (1 + i) for i in range(len(each.losses))]
+        for name, colour in _COLOURS.items():
+            middle = each.losses[:, names.index(name)].median(1).values
+            label = f"{name.replace('_', ' ')}, learning rate {each.rates[name]:g}"
+            axes.plot(steps, middle, color=colour, lw=1.4, label=label, zorder=3 if name == NOWCASTER else 2)
+        axes.axhline(float(each.target.median()), color="#999999", lw=0.8, ls=(0, (4, 3)))
+        axes.set_yscale("log")
+        axes.set_title(each.problem.name.replace("_", " "), loc="left", fontsize=10)
+        axes.set_xlabel("steps")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(**{**LEGEND, "fontsize": 7})
+    figure.axes[0].set_ylabel("training loss (median over seeds)")
+    return figure

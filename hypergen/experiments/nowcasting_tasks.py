@@ -1,0 +1,161 @@
+"""What networks are trained for in ``experiment=nowcasting``: tasks on the digits, and three unseen ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hypergen.data.digits import DigitsDataModule
+from hypergen.data.text import TextDataModule
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network and what it is trained for.
+
+    Args:
+        name: Of the task.
+        build: Makes the network, under the seed of torch's global generator.
+        inputs: [N, …].
+        targets: [N], classes; or [N, outputs], numbers.
+        loss: ``"cross_entropy"`` or ``"squared_error"``.
+        batch_size: Samples per step; None for all of them in every step.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    inputs: Tensor
+    targets: Tensor
+    loss: Literal["cross_entropy", "squared_error"]
+    batch_size: int | None = None
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of every network: outputs [networks, batch, …] and targets [networks or 1, batch, …]."""
+        targets = targets.expand(len(outputs), *targets.shape[1:])
+        if self.loss == "squared_error":
+            return (outputs - targets).square().flatten(1).mean(1)
+        every = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+        return every.view(targets.shape).mean(1)
+
+
+class TokenPerceptron(nn.Module):
+    """Predicts a token from those before it: embeddings side by side, and a hidden layer."""
+
+    def __init__(self, vocabulary: int, context: int, embedding: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, embedding)
+        self.hidden = nn.Linear(context * embedding, hidden)
+        self.output = nn.Linear(hidden, vocabulary)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [batch, context] → logits [batch, vocabulary]."""
+        logits: Tensor = self.output(F.gelu(self.hidden(self.embedding(tokens).flatten(-2))))
+        return logits
+
+
+def perceptron(widths: Sequence[int], activation: type[nn.Module] = nn.ReLU, norm: bool = False) -> nn.Sequential:
+    """Linear layers of these widths, the input's and output's among them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths[:-2], widths[1:-1], strict=True):
+        layers += [nn.Linear(inputs, outputs), *([nn.LayerNorm(outputs)] if norm else []), activation()]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+
+
+def digits_problems(number: int, seed: int, images: int = 300) -> list[Problem]:
+    """Tasks on images of digits: classes of classes, pixels by their place, pixels by those before.
+
+    Args:
+        number: How many.
+        seed: Of relabellings, images, architectures and batch sizes.
+        images: Training images that each task is about at most.
+    """
+    draw = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    pixels, labels = DigitsDataModule().tensors("train")
+    pixels = pixels.flatten(1)
+    levels = ((pixels - pixels.min()) / (pixels.max() - pixels.min()) * 16).round().long()
+    found = []
+    for index in range(number):
+        chosen = torch.randperm(len(pixels), generator=generator)[:images]
+        batch = draw.choice([None, None, 64])
+        kind = ("classes", "pixels", "tokens")[index % 3]
+        if kind == "classes":
+            classes = draw.choice([2, 4, 10])
+            relabelled = torch.randint(classes, (10,), generator=generator)
+            relabelled[torch.randperm(10, generator=generator)[:classes]] = torch.arange(classes)
+            widths = [64, *draw.choice([[16], [32], [24, 24], [16, 16, 16]]), classes]
+            activation, norm = draw.choice([nn.ReLU, nn.Tanh, nn.SiLU]), draw.random() < 0.4
+            inputs, targets = pixels[chosen], relabelled[labels[chosen]]
+            made = _perceptron(widths, activation, norm)
+            found.append(Problem(f"{kind}-{index}", made, inputs, targets, "cross_entropy", batch))
+        elif kind == "pixels":
+            count = draw.choice([3, 4])
+            codes = torch.eye(count).repeat_interleave(64, 0) * 2
+            inputs = torch.cat([_grid(8, 8).repeat(count, 1) * 3, codes], 1)
+            widths = [2 + count, *draw.choice([[24, 24], [16, 16, 16], [32, 32]]), 1]
+            made = _perceptron(widths, draw.choice([nn.Tanh, nn.SiLU, nn.ReLU]), False)
+            targets = pixels[chosen[:count]].reshape(-1, 1)
+            found.append(Problem(f"{kind}-{index}", made, inputs, targets, "squared_error", batch))
+        else:
+            windows = levels[chosen].unfold(1, 9, 1).reshape(-1, 9)
+            windows = windows[torch.randperm(len(windows), generator=generator)[:images]]
+            embedding, hidden = draw.choice([(4, 24), (6, 32), (8, 24)])
+            made = _tokens(17, 8, embedding, hidden)
+            found.append(Problem(f"{kind}-{index}", made, windows[:, :8], windows[:, 8], "cross_entropy", batch))
+    return found
+
+
+def unseen_problems() -> list[Problem]:
+    """Three tasks on other data, for networks of other shapes; every step sees all of their samples.
+
+    ``picture``: the colours of scikit-learn's flower by their places, an implicit representation. ``cancer``:
+    scikit-learn's breast cancer data. ``text``: the next character at places in the sources of the standard library.
+    Each has about 200 samples. Not one of the networks has an architecture that a nowcaster learns from.
+    """
+    from sklearn.datasets import load_breast_cancer, load_sample_image
+
+    picture = torch.tensor(load_sample_image("flower.jpg")[:420:30, 100:520:30].copy()).float() / 127.5 - 1
+    tables = load_breast_cancer()
+    numbers = torch.tensor((tables.data - tables.data.mean(0)) / tables.data.std(0)).float()[:200]
+    windows, vocabulary = _text_windows()
+    windows = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))[:200]]
+    return [
+        Problem(
+            "picture", _perceptron([2, 28, 28, 28, 3], nn.Tanh, False), _grid(14, 14) * 3, picture.view(-1, 3),
+            "squared_error",
+        ),
+        Problem("cancer", _perceptron([30, 20, 20, 2], nn.GELU, False), numbers, torch.tensor(tables.target)[:200],
+                "cross_entropy"),
+        Problem("text", _tokens(vocabulary, 8, 6, 28), windows[:, :8], windows[:, 8], "cross_entropy"),
+    ]  # fmt: skip
+
+
+def sampled_problem() -> Problem:
+    """The text again, but all of it, of which every step sees 64 places: training with the noise of its gradients."""
+    windows, vocabulary = _text_windows()
+    return Problem("sampled_text", _tokens(vocabulary, 8, 6, 28), windows[:, :8], windows[:, 8], "cross_entropy", 64)
+
+
+def _perceptron(widths: Sequence[int], activation: type[nn.Module], norm: bool) -> Callable[[], nn.Module]:
+    return lambda: perceptron(widths, activation, norm)
+
+
+def _tokens(vocabulary: int, context: int, embedding: int, hidden: int) -> Callable[[], nn.Module]:
+    return lambda: TokenPerceptron(vocabulary, context, embedding, hidden)
+
+
+def _grid(rows: int, columns: int) -> Tensor:
+    """Places [rows × columns, 2] from -1 to 1."""
+    axes = torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 2)
+
+
+def _text_windows() -> tuple[Tensor, int]:
+    data = TextDataModule(context=8, stride=1)
+    return data.characters("train")[:200_000].unfold(0, 9, 1), data.vocabulary
