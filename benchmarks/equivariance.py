@@ -81,6 +81,9 @@ def check(case: Case) -> Checked:
         outputs = ["logits"] if traced.calls is not None and "logits" in traced.calls.outputs else None
         graph = traced.parameter_graph(outputs)
         result.weights, result.unsupported = graph.num_edges, graph.unsupported
+        if not graph.blocks:
+            result.skipped = "no parameters"
+            return result
         generator = torch.Generator().manual_seed(0)
         state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         tensors = {

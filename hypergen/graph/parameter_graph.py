@@ -105,7 +105,8 @@ class ParameterGraph:
 
     Attributes:
         symmetry: The groups.
-        blocks: One per parameter, then per buffer that follows groups, as the running statistics of batch norms.
+        blocks: One per parameter, then per buffer that follows groups, as the running statistics of batch norms; none
+            for tensors without values.
         node_sets: The nodes, by group; together they are all numbers below :attr:`num_nodes`.
         num_nodes: How many nodes there are.
     """
@@ -210,7 +211,11 @@ def build_parameter_graph(
 ) -> ParameterGraph:
     """The parameter graph of a traced network; see :meth:`ComputationalGraph.parameter_graph`."""
     symmetry = graph.symmetry(outputs)
-    names = [name for name in symmetry.axes if buffers or name in symmetry.parameters]
+    names = [
+        name
+        for name, axes in symmetry.axes.items()
+        if (buffers or name in symmetry.parameters) and all(axis.size for axis in axes)
+    ]
     found = {name: incidence(symmetry.axes[name]) for name in names}
     sets = _node_sets(symmetry, found)
     starts = {node_set.group: node_set for node_set in sets}

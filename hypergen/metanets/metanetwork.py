@@ -88,6 +88,8 @@ class GraphMetanetwork(nn.Module):
         """
         if len(tensors) != self.features:
             raise ParameterError(f"This metanetwork reads {self.features} features per weight; got {len(tensors)}.")
+        if not graph.blocks:
+            raise ParameterError("This network has no parameters to read.")
         data = graph.to_data(*tensors)
         lead = data[0].dim() - len(graph.blocks[0].shape) - 1
         if lead > 1:

@@ -135,6 +135,12 @@ def test_large_values_whose_sum_overflows_are_finite():
     assert torch.equal(graph.to_data(large)[0][..., 0], large["weight"])
 
 
+def test_tensors_without_values_have_no_block():
+    net = nn.Linear(3, 2)
+    net.nothing = nn.Parameter(torch.zeros(0, 3))
+    assert [block.name for block in trace(net, torch.zeros(1, 3)).parameter_graph().blocks] == ["weight", "bias"]
+
+
 def test_buffers_may_be_left_out():
     net = networks.cnn()
     graph = trace(net, networks.IMAGES).parameter_graph(buffers=False)

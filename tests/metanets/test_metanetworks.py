@@ -237,6 +237,8 @@ def test_what_does_not_fit_is_told():
         reader(graph, tensors)
     with pytest.raises(ParameterError, match="2 leading axes"):
         reader(graph, {name: values.expand(2, 3, *values.shape) for name, values in tensors.items()})
+    with pytest.raises(ParameterError, match="no parameters"):
+        reader(trace(nn.ReLU(), networks.VECTORS).parameter_graph(), {})
     with pytest.raises(ValueError, match="aggregators"):
         EdgeLayer(8, aggregators=("median",))
     with pytest.raises(ValueError, match="message"):
