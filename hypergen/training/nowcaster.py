@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from hypergen.errors import CheckpointError, ParameterError
 from hypergen.metanets.nino_files import load_nino
-from hypergen.metanets.nowcasters import NowcastNetwork, horizon_schedule
+from hypergen.metanets.nowcasters import NowcastNetwork, State, horizon_schedule
 
 _KEY = "nowcaster"
 
@@ -38,7 +38,7 @@ class Jumps:
     Attributes:
         steps: Steps of the optimiser so far.
         jumps: Jumps made.
-        refused: Forecasts that were not finite; the parameters stayed as they were.
+        refused: Histories and forecasts that were not finite; the parameters stayed as they were.
 
     Raises:
         CheckpointError: ``network`` is no released checkpoint.
@@ -73,7 +73,8 @@ class Jumps:
             raise ValueError(f"horizon must be from 1 to the network's {self.network.horizons}; got {horizon}")
         schedule = horizon_schedule(self.network.horizons, total_steps // period, power)
         self.schedule = schedule if horizon is None else [horizon]
-        self.forecast = self.network.bind(model, example_inputs)
+        device = next((parameter.device for parameter in model.parameters()), None)
+        self.forecast = self.network.to(device).bind(model, example_inputs)
         self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self.history: deque[dict[str, Tensor]] = deque(maxlen=context)
         self.steps = self.jumps = self.refused = 0
@@ -94,14 +95,19 @@ class Jumps:
         self.history.append({name: parameter.detach().clone() for name, parameter in parameters.items()})
         if left:
             return False
-        history = [{name: value[None] for name, value in state.items()} for state in self.history]
+        # Changes over a history are small: half precision would lose them.
+        history = [
+            {name: value[None].to(torch.promote_types(value.dtype, torch.float32)) for name, value in state.items()}
+            for state in self.history
+        ]
         self.history.clear()
         horizon = self.schedule[min(self.steps // self.period - 1, len(self.schedule) - 1)]
-        predicted = self.forecast(history, horizon)
-        if not all(bool(value.isfinite().all()) for value in predicted.values()):
+        predicted = self.forecast(history, horizon) if all(map(_finite, history)) else None
+        if predicted is None or not _finite(predicted):
             self.refused += 1
+            whose = "history" if predicted is None else "forecast"
             warnings.warn(
-                f"The forecast after step {self.steps} has NaN or infinite values; the parameters stay as they are.",
+                f"The {whose} after step {self.steps} has NaN or infinite values; the parameters stay as they are.",
                 stacklevel=3,
             )
             return False
@@ -237,6 +243,10 @@ class Nowcaster(Optimizer):
 
     def _share(self) -> None:
         self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state
+
+
+def _finite(state: State) -> bool:
+    return all(bool(value.isfinite().all()) for value in state.values())
 
 
 def _compare(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size], whose: str) -> None:

@@ -32,13 +32,12 @@ class NowcastingCallback(pl.Callback):
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Bind the network to the model, on its device."""
+        """Bind the network to the model."""
         settings = dict(self.settings)
         if trainer.max_steps > 0:
             settings.setdefault("total_steps", trainer.max_steps)
         model = self.model or pl_module
         self.ahead = Jumps(model, self.network, **settings)
-        self.ahead.network.to(pl_module.device)
         if self._saved is not None:
             self.ahead.load_state_dict(self._saved)
         self._step = trainer.global_step

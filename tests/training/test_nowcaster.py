@@ -134,6 +134,28 @@ def test_what_is_not_finite_is_refused():
     assert (optimizer.ahead.jumps, optimizer.ahead.refused) == (0, 1) and same(model, plain)
 
 
+def test_a_history_that_is_not_finite_is_refused():
+    model, optimizer = made()
+    steps(model, optimizer, 3)
+    with torch.no_grad():
+        model[0].bias[0] = float("inf")
+    with pytest.warns(UserWarning, match="history after step 10 has NaN"):
+        steps(model, optimizer, 7)
+    assert optimizer.ahead.refused == 1
+
+
+def test_half_precision_is_forecast_in_single():
+    model = network().bfloat16()
+    optimizer = Nowcaster(torch.optim.SGD(model.parameters(), 0.1), model, LinearExtrapolation(), **SETTINGS)
+    for step in range(10):
+        for parameter in model.parameters():
+            parameter.data.fill_(1 + step / 16)
+        optimizer.step()
+    # Forty intervals of two steps each, from 25/16.
+    assert all(bool((parameter == 1.5625 + 40 * 0.125).all()) for parameter in model.parameters())
+    assert model[0].weight.dtype is torch.bfloat16
+
+
 def test_parameter_groups_are_the_optimizers():
     model = network()
     optimizer = Nowcaster(torch.optim.SGD(model[0].parameters(), 0.1), model, StateAverage(), **SETTINGS)
