@@ -37,7 +37,9 @@ def regret_by_budget(regrets: Mapping[str, Tensor], labels: Mapping[str, str], t
         mean, error = values.mean(0), values.std(0, ddof=1 if len(values) > 1 else 0) / len(values) ** 0.5
         colour = _COLOURS[number % len(_COLOURS)]
         axes.fill_between(spent, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(spent, mean, color=colour, lw=2.4 if number == 0 else 1.5, label=labels[method])
+        # Methods that have made the same choices so far lie on each other.
+        style = "-" if number % 2 == 0 else (0, (4, 3))
+        axes.plot(spent, mean, color=colour, lw=2.4 if number == 0 else 1.5, ls=style, label=labels[method])
     axes.set_yscale("log")
     axes.set_xlim(1, max(regrets[method].shape[1] for method in drawn))
     axes.set_xlabel("blocks of training spent")

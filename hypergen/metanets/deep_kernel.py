@@ -145,7 +145,8 @@ class DeepKernelForecast:
         Raises:
             HypergenError: Nothing has been learned yet.
         """
-        forecast = self._known().eval()(self._inputs(trainings))
+        with gpytorch.settings.debug(False):  # Else it warns of inputs that it has learned from.
+            forecast = self._known().eval()(self._inputs(trainings))
         centre, scale = self._changes
         deviation = forecast.variance.clamp_min(1e-12).sqrt() * scale
         return forecast.mean * scale + centre + self._latest(trainings), deviation

@@ -53,5 +53,5 @@ class WeightFeatures:
             ParameterError: A weight is not finite.
         """
         graph = trace(model, self.example_inputs).parameter_graph()
-        tensors = {name: value.detach() for name, value in model.state_dict(keep_vars=True).items()}
+        tensors = {name: value.detach().to("cpu", torch.float32) for name, value in model.state_dict().items()}
         return self.metanetwork(graph, tensors)[0]

@@ -198,7 +198,10 @@ class WeightAwareSampler(optuna.samplers.BaseSampler):
         """Let the forecast learn from every block of every training."""
         before = [(training, number) for training in begun for number in range(len(training.values))]
         values = torch.tensor([training.curve()[number] for training, number in before], dtype=torch.float64)
-        features = max(len(found) for training in begun for found in [[], *training.weights.values()])
+        sizes = {len(found) for training in begun for found in training.weights.values()}
+        if len(sizes) > 1:
+            raise HypergenError(f"All weights of a study need features of one kind; there are some of lengths {sizes}.")
+        features = max(sizes, default=0)
         hyperparameters = len(transform.bounds)
         forecast = self._forecast
         if forecast is None or (forecast.hyperparameters, forecast.weights) != (hyperparameters, features):
