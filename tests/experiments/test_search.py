@@ -72,7 +72,7 @@ def test_p_values_are_shares_of_signs():
 
 
 def test_the_experiment_writes_what_it_found(tmp_path):
-    options = {"name": "search", "output": str(tmp_path), "seed": 0, "seeds": 2, "budget": 9}
+    options = {"name": "search", "output": str(tmp_path), "seed": 0, "seeds": 2, "budget": 5}
     results = compare_searches(
         **options, problem=problem(learning_rate=[1e-3, 1e-2]), aims={"search_regret_minus_tpe_median": 0.0}
     )
