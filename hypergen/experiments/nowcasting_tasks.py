@@ -112,34 +112,28 @@ def digits_problems(number: int, seed: int, images: int = 300) -> list[Problem]:
 
 
 def unseen_problems() -> list[Problem]:
-    """Three tasks on other data, for networks of other shapes; every step sees all of their samples.
+    """Three tasks on other data, for networks of other shapes than a nowcaster learns from.
 
     ``picture``: the colours of scikit-learn's flower by their places, an implicit representation. ``cancer``:
-    scikit-learn's breast cancer data. ``text``: the next character at places in the sources of the standard library.
-    Each has about 200 samples. Not one of the networks has an architecture that a nowcaster learns from.
+    200 patients of scikit-learn's breast cancer data. Every step sees all of those. ``text``: the next character in
+    the sources of the standard library, of which every step sees 64 places.
     """
     from sklearn.datasets import load_breast_cancer, load_sample_image
 
     picture = torch.tensor(load_sample_image("flower.jpg")[:420:30, 100:520:30].copy()).float() / 127.5 - 1
     tables = load_breast_cancer()
     numbers = torch.tensor((tables.data - tables.data.mean(0)) / tables.data.std(0)).float()[:200]
-    windows, vocabulary = _text_windows()
-    windows = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))[:200]]
+    data = TextDataModule(context=8, stride=1)
+    windows = data.characters("train")[:200_000].unfold(0, 9, 1)
+    windows = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))]
+    colours = _perceptron([2, 28, 28, 28, 3], nn.Tanh, False)
+    patients = _perceptron([30, 20, 20, 2], nn.GELU, False)
+    characters = _tokens(data.vocabulary, 8, 6, 28)
     return [
-        Problem(
-            "picture", _perceptron([2, 28, 28, 28, 3], nn.Tanh, False), _grid(14, 14) * 3, picture.view(-1, 3),
-            "squared_error",
-        ),
-        Problem("cancer", _perceptron([30, 20, 20, 2], nn.GELU, False), numbers, torch.tensor(tables.target)[:200],
-                "cross_entropy"),
-        Problem("text", _tokens(vocabulary, 8, 6, 28), windows[:, :8], windows[:, 8], "cross_entropy"),
-    ]  # fmt: skip
-
-
-def sampled_problem() -> Problem:
-    """The text again, but all of it, of which every step sees 64 places: training with the noise of its gradients."""
-    windows, vocabulary = _text_windows()
-    return Problem("sampled_text", _tokens(vocabulary, 8, 6, 28), windows[:, :8], windows[:, 8], "cross_entropy", 64)
+        Problem("picture", colours, _grid(14, 14) * 3, picture.view(-1, 3), "squared_error"),
+        Problem("cancer", patients, numbers, torch.tensor(tables.target)[:200], "cross_entropy"),
+        Problem("text", characters, windows[:, :8], windows[:, 8], "cross_entropy", batch_size=64),
+    ]
 
 
 def _perceptron(widths: Sequence[int], activation: type[nn.Module], norm: bool) -> Callable[[], nn.Module]:
@@ -154,8 +148,3 @@ def _grid(rows: int, columns: int) -> Tensor:
     """Places [rows × columns, 2] from -1 to 1."""
     axes = torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns)
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 2)
-
-
-def _text_windows() -> tuple[Tensor, int]:
-    data = TextDataModule(context=8, stride=1)
-    return data.characters("train")[:200_000].unfold(0, 9, 1), data.vocabulary

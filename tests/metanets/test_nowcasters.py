@@ -44,6 +44,10 @@ def test_an_untrained_trend_predicts_no_change_and_a_scaled_network_a_scaled_one
     double = forecast([{n: 2 * v for n, v in state.items()} for state in history], 3)
     for name, value in forecast(history, 3).items():
         torch.testing.assert_close(double[name], 2 * value)
+    mirrored = forecast([{n: -v for n, v in state.items()} for state in history], 3)
+    torch.testing.assert_close(mirrored["weight"], -forecast(history, 3)["weight"])
+    assert not torch.equal(forecast(history, 3)["weight"], history[-1]["weight"])
+    assert torch.equal(forecast(history, 3)["bias"], history[-1]["bias"])  # What stood still stays.
 
 
 @pytest.mark.parametrize("network", [TrendMLP(hidden=4), LinearExtrapolation(), StateAverage()])
