@@ -325,7 +325,7 @@ def _rows(label: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor],
         rows.append(Row.from_values(f"accuracy_over_{method}_{label}", difference))
     for method in METHODS:
         rows.append(Row.from_values(f"accuracy_{label}_{method}", after[method].tolist()))
-        rows.append(Row.from_values(f"accuracy_before_finetuning_{label}_{method}", before[method].tolist()))
+        rows.append(Row.from_values(f"pruned_accuracy_{label}_{method}", before[method].tolist()))
     rows.append(Row.from_values(f"accuracy_{label}_unpruned", unpruned.tolist()))
     return rows
 
