@@ -56,7 +56,7 @@ def _edits(labels: Tensor, drawn: Tensor, edits: Mapping[str, tuple[Tensor, Tens
     grid = figure.subplots(len(rows), len(chosen), squeeze=False)
     for line, (name, pictures) in zip(grid, rows.items(), strict=True):
         for axes, number in zip(line, chosen, strict=True):
-            axes.imshow(pictures[number].numpy(), cmap="gray", vmin=0, vmax=1)
+            axes.imshow(pictures[number].numpy(), cmap="gray", vmin=-1, vmax=1)
             axes.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     return figure

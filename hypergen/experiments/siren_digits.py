@@ -159,7 +159,7 @@ def _draw(
     images: int | None,
     seed: int,
 ) -> dict[str, DrawnPictures]:
-    """Fit SIRENs to the images of each split, with brightness from 0 to 1."""
+    """Fit SIRENs to the images of each split, with brightness from -1 to 1."""
     splits = {split: tuple(part[:images] for part in data.tensors(split)) for split in SPLITS}
     if data.channels != 1:
         raise HypergenError(f"The images have {data.channels} channels; SIRENs draw one. Pass data in shades of grey.")
@@ -168,7 +168,7 @@ def _draw(
     random = torch.Generator().manual_seed(seed)
     for split, (values, labels) in splits.items():
         times = copies if split == "train" else 1
-        wanted = ((values[:, 0] - low) / (high - low)).clamp(0, 1).repeat(times, 1, 1)
+        wanted = (2 * (values[:, 0] - low) / (high - low) - 1).clamp(-1, 1).repeat(times, 1, 1)
         seeds = torch.randint(2**62, (len(wanted),), generator=random).tolist()
         drawn[split] = DrawnPictures(fitting(sirens, wanted, seeds), wanted, labels.repeat(times))
     return drawn

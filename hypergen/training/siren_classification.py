@@ -15,7 +15,6 @@ from hypergen.architectures.siren import pixel_coordinates
 from hypergen.graph import trace
 from hypergen.metanets import GraphMetanetwork, InvariantMetanetwork
 from hypergen.metanets.probes import Probes
-from hypergen.training.weight_autoencoder import linear_decay
 from hypergen.zoo.siren import flip_signs, move_pictures
 from hypergen.zoo.stacked_module import StackedModule
 
@@ -40,10 +39,9 @@ class SirenClassification(pl.LightningModule):
         dropout: Before the last layer.
         steps: Of training.
         batch_size: Networks per step.
-        learning_rate: Its peak; it decays linearly.
+        learning_rate: The peak of its cycle.
         weight_decay: Of AdamW.
         label_smoothing: Share of each label that goes evenly to all classes.
-        warmup_steps: Until the peak.
         seed: Of batches and augmentation.
     """
 
@@ -63,7 +61,6 @@ class SirenClassification(pl.LightningModule):
         learning_rate: float = 5e-3,
         weight_decay: float = 0.02,
         label_smoothing: float = 0.1,
-        warmup_steps: int = 100,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -77,8 +74,7 @@ class SirenClassification(pl.LightningModule):
         encoder = GraphMetanetwork(1, hidden, layers, message)
         self.metanetwork = InvariantMetanetwork(encoder, int(labels.max()) + 1, extra, dropout, ends)
         self.steps, self.batch_size, self.seed = steps, batch_size, seed
-        self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
-        self.label_smoothing = label_smoothing
+        self.learning_rate, self.weight_decay, self.label_smoothing = learning_rate, weight_decay, label_smoothing
 
     def forward(self, networks: Mapping[str, Tensor]) -> Tensor:
         """Logits of networks, [networks, classes]."""
@@ -115,7 +111,7 @@ class SirenClassification(pl.LightningModule):
         return torch.cat(parts)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and linear decay."""
-        return linear_decay(
-            self, list(self.parameters()), self.learning_rate, self.weight_decay, self.warmup_steps, self.steps
-        )
+        """AdamW and one cycle of the learning rate: with a shorter warm-up, training without probes may collapse."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=self.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

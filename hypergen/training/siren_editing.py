@@ -29,8 +29,8 @@ def dilate(pictures: Tensor) -> Tensor:
 
 
 def raise_contrast(pictures: Tensor) -> Tensor:
-    """Twice as far from grey, as far as black and white allow; pictures are [networks, height, width], from 0 to 1."""
-    return (2 * pictures - 0.5).clamp(0, 1)
+    """Twice as far from grey, as far as black and white allow; pictures are [networks, height, width], from -1 to 1."""
+    return (2 * pictures).clamp(-1, 1)
 
 
 EDITS: dict[str, Callable[[Tensor], Tensor]] = {"dilate": dilate, "contrast": raise_contrast}

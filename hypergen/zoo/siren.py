@@ -89,8 +89,8 @@ def _fit(sirens: StackedModule, pictures: Tensor, first: Stacked, steps: int, le
 
 
 def psnr(drawn: Tensor, pictures: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in decibels, [networks], of pictures [networks, height, width] from 0 to 1."""
-    return -10 * (drawn - pictures).square().flatten(1).mean(1).log10()
+    """Peak signal-to-noise ratio in decibels, [networks], of pictures [networks, height, width] from -1 to 1."""
+    return -10 * ((drawn - pictures) / 2).square().flatten(1).mean(1).log10()
 
 
 def flip_signs(

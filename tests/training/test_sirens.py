@@ -74,6 +74,5 @@ def test_dilation_takes_the_brightest_of_a_cross():
 
 
 def test_contrast_keeps_grey_and_stops_at_black_and_white():
-    assert raise_contrast(torch.tensor([0.0, 0.2, 0.4, 0.5, 0.7, 0.9])).tolist() == pytest.approx(
-        [0, 0, 0.3, 0.5, 0.9, 1]
-    )
+    raised = raise_contrast(torch.tensor([-1.0, -0.7, -0.2, 0.0, 0.4, 0.9]))
+    assert raised.tolist() == pytest.approx([-1, -1, -0.4, 0, 0.8, 1])
