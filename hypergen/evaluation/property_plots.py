@@ -47,8 +47,11 @@ def predicted_against_measured(predictions: Predictions) -> Figure:
         colours = {"c": predictions.groups, "cmap": "tab10"} if several else {"color": PREDICTED}
         axes.scatter(measured, trainings[0][:, 0], 9, alpha=0.6, linewidths=0, zorder=2, **colours)
         axes.set_title(method.replace("_", " "), fontsize=9, loc="left")
-    for axes in panels[len(predictions.methods) :]:
+    methods = len(predictions.methods)
+    for axes in panels[methods:]:
         axes.set_axis_off()
+    for axes in panels[max(0, methods - _COLUMNS) : methods]:  # The lowest of each column.
+        axes.tick_params(labelbottom=True)
     figure.supxlabel("measured test accuracy", fontsize=9)
     figure.supylabel("predicted", fontsize=9)
     return figure

@@ -4,6 +4,7 @@ import torch
 from scipy.stats import kendalltau
 from sklearn.metrics import r2_score
 
+from hypergen.evaluation import property_baselines
 from hypergen.evaluation.property_baselines import gradient_boosting, nearest, ridge
 from hypergen.evaluation.property_figures import Predictions, kendall_tau, property_rows, r2
 from hypergen.evaluation.property_plots import write_property_plots
@@ -77,7 +78,9 @@ def test_the_table_of_several_architectures_tells_them_apart():
     assert statistics_table([two]).shape[1] == 3 * len(STATISTICS)
 
 
-def test_baselines_find_what_they_can_see():
+def test_baselines_find_what_they_can_see(monkeypatch):
+    settings = ({"max_iter": 1}, {"max_iter": 40, "max_leaf_nodes": 8})  # Of which the second is chosen.
+    monkeypatch.setattr(property_baselines, "BOOSTING", settings)
     random = torch.Generator().manual_seed(0)
     weights = torch.randn(300, 5, generator=random)
     properties = torch.stack([weights[:, 0], weights[:, 1].square()], 1)

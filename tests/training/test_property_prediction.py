@@ -51,7 +51,8 @@ def predictor() -> PropertyPredictor:
 def test_training_ranks_unseen_networks_and_keeps_the_best_predictor(tmp_path):
     networks = [measured([5], 60), measured([4, 4], 40)]
     train, validation = ([each[part] for each in networks] for part in (slice(0, 30), slice(30, None)))
-    module = PropertyPrediction(predictor(), train, validation, steps=60, batch_size=16, architectures_per_step=2)
+    options = {"steps": 60, "batch_size": 16, "architectures_per_step": 2, "learning_rate": 1e-2}
+    module = PropertyPrediction(predictor(), train, validation, **options)
     fit(module, tmp_path)
     predicted = module.predict(validation)
     known = torch.cat([each.properties for each in validation])
