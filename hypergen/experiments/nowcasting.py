@@ -88,10 +88,11 @@ def train_nowcasting(
 ) -> Results:
     """Train a nowcaster on runs on the digits, and measure how soon Adam with it reaches Adam's loss elsewhere.
 
-    Adam's target is the loss on all training samples that it reaches at the end of its budget, at the learning rate
-    with the lowest such loss on validation seeds. All methods get the learning rate, of the same ones, that is fastest
-    to the target on validation seeds; ``adam_fastest`` is plain Adam with that, too. Horizons are chosen on tasks on
-    the digits. Who does not reach the target counts as if at the step after the budget.
+    The target is the training loss that Adam has at the end of its budget, the mean of its last five checks, at the
+    constant learning rate with the lowest such loss on validation seeds. All others get the learning rate, of the same
+    ones, that is fastest to the target on validation seeds, and ``adam_fastest`` is plain Adam with that: the untrained
+    nowcaster, which predicts no change. Horizons are chosen on tasks on the digits. A method's steps, and Adam's own,
+    are those until the first check at the target; who does not reach it counts as if at the check after the budget.
 
     Args:
         name: Of the experiment.
@@ -103,7 +104,7 @@ def train_nowcasting(
         seeds: How many runs there are.
         budget: How long they are.
         learning_rates: That are chosen from.
-        horizons: Of the nowcaster, likewise, in intervals.
+        horizons: Of the nowcaster's first jump, likewise, in intervals; those of later ones go down to one.
         linear_horizons: Of linear extrapolation.
         aims: By figure.
 
@@ -261,8 +262,16 @@ def _run(measured: Measured, method: Method, seed: int, steps: int, budget: Budg
     optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), measured.rates[method.name])
     begun = time.perf_counter()
     if method.network is not None:
-        settings = {"period": budget.period, "interval": budget.interval, "horizon": method.horizon}
-        optimizer = Nowcaster(optimizer, model, method.network, example_inputs=problem.inputs[:2], **settings)
+        optimizer = Nowcaster(
+            optimizer,
+            model,
+            method.network,
+            period=budget.period,
+            interval=budget.interval,
+            total_steps=budget.steps,
+            horizon=method.horizon,
+            example_inputs=problem.inputs[:2],
+        )
     for _ in range(steps):
         if problem.batch_size is not None:
             chosen = torch.randint(len(problem.inputs), (problem.batch_size,), generator=generator)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hypergen.experiments.nowcasting_tasks import Problem
-from hypergen.metanets.nowcasters import NowcastNetwork, State
+from hypergen.metanets.nowcasters import NowcastNetwork, State, horizon_schedule
 from hypergen.zoo.stacked_module import StackedModule
 
 
@@ -21,7 +21,7 @@ class Method:
     Args:
         name: Of its rows.
         network: What jumps; None for Adam alone.
-        horizon: Intervals to jump ahead.
+        horizon: Intervals that the first jump goes ahead; the last one goes one.
         decay: Share of the budget over which the learning rate falls to zero; infinity for a constant one.
     """
 
@@ -157,9 +157,10 @@ def curves(
     each = len(rates[0]) * len(seeds)
     model = problem.build()
     jumping = [
-        (slice(i * each, (i + 1) * each), network.bind(model, problem.inputs[:2]), network.context, method.horizon)
+        (slice(i * each, (i + 1) * each), network.bind(model, problem.inputs[:2]), network.context, schedule)
         for i, method in enumerate(methods)
         if (network := method.network) is not None
+        and (schedule := horizon_schedule(method.horizon, budget.steps // budget.period))
     ]
     history: list[Tensor] = []
     inputs, targets = problem.inputs[: budget.measured], problem.targets[: budget.measured]
@@ -170,7 +171,8 @@ def curves(
         if left % budget.interval == 0:
             history.append(runs.weights)
         if left == 0:
-            for rows, forecast, context, horizon in jumping:
+            for rows, forecast, context, schedule in jumping:
+                horizon = schedule[min(step // budget.period, len(schedule)) - 1]
                 _jump(runs, history[-context:], rows, forecast, horizon)
             history.clear()
         if step % budget.check_every == 0:

@@ -31,7 +31,7 @@ class Jumps:
         period: Steps from one jump to the next.
         interval: Steps between two states of the history; None for ``period // network.context``.
         total_steps: Of the run: the horizon is far in its beginning and one interval in its end.
-        horizon: Intervals to jump ahead each time; None for a schedule by ``total_steps``.
+        horizon: Intervals that the first jump goes ahead; None for the network's farthest.
         power: How fast the schedule shrinks; see :func:`~hypergen.metanets.nowcasters.horizon_schedule`.
         example_inputs: What ``model(...)`` is called with, for nowcasters that need the model's graph.
 
@@ -71,8 +71,7 @@ class Jumps:
             raise ValueError(f"total_steps must be positive; got {total_steps}")
         if horizon is not None and not 1 <= horizon <= self.network.horizons:
             raise ValueError(f"horizon must be from 1 to the network's {self.network.horizons}; got {horizon}")
-        schedule = horizon_schedule(self.network.horizons, total_steps // period, power)
-        self.schedule = schedule if horizon is None else [horizon]
+        self.schedule = horizon_schedule(horizon or self.network.horizons, total_steps // period, power)
         device = next((parameter.device for parameter in model.parameters()), None)
         self.forecast = self.network.to(device).bind(model, example_inputs)
         self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}

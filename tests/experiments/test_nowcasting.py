@@ -22,7 +22,7 @@ def alone(problem, seed, rate, network=None, steps=20):
     model = problem.build()
     optimizer = torch.optim.Adam(model.parameters(), rate)
     if network is not None:
-        optimizer = Nowcaster(optimizer, model, network, period=10, interval=2, horizon=3)
+        optimizer = Nowcaster(optimizer, model, network, period=10, interval=2, total_steps=20, horizon=3)
     generator = torch.Generator().manual_seed(seed)
     inputs, targets = problem.inputs, problem.targets
     for _ in range(steps):

@@ -88,6 +88,7 @@ def test_it_jumps_where_the_network_says():
         steps(model, optimizer, 1)
         before.append(model[0].weight.detach().clone())
     assert [horizon for _, horizon in seen] == [40, 33]
+    assert made(horizon=9)[1].ahead.schedule[::9] == [9, 1]
     history = seen[1][0]
     # Its states are 2 steps apart, the last one that of the 20th step before the jump.
     for state, index in zip(history, (11, 13, 15, 17), strict=False):
