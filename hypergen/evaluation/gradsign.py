@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hypergen.parameters.batches import evaluation_mode
 
@@ -45,7 +46,8 @@ def gradient_scores(model: nn.Module, inputs: Tensor, labels: Tensor, together: 
         return F.cross_entropy(functional_call(model, own, (sample[None],)), label[None])
 
     signs, sums = (dict.fromkeys(parameters, torch.zeros(())) for _ in range(2))
-    with evaluation_mode(model):
+    # `vmap` runs fused attention once for each sample, and its parts for all of them together.
+    with evaluation_mode(model), sdpa_kernel(SDPBackend.MATH):
         for some, own_labels in zip(inputs.split(together), labels.split(together), strict=True):
             gradients = vmap(grad(loss), (None, 0, 0), randomness="different")(parameters, some, own_labels)
             for name, value in gradients.items():
