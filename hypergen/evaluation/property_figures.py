@@ -70,11 +70,17 @@ def r2(predicted: Tensor, measured: Tensor, weights: Tensor | None = None) -> Te
     return 1 - weights @ (predicted - measured).square() / (weights @ measured.square() - mean.square())
 
 
+def mean_prediction(trainings: Sequence[Tensor]) -> Tensor:
+    """What a method's trainings predict together: ``[networks, properties]``."""
+    return torch.stack(list(trainings)).mean(0)
+
+
 def property_rows(predictions: Predictions, seed: int = 0) -> list[Row]:
     """Kendall's tau and r² of every method and property, and margins in tau over the statistics of weights.
 
-    Values are means over a method's trainings. Deviations are over resamples of the test networks (bootstrap), the same
-    ones for all, so those of margins are of paired differences; the ``…_over_trainings`` rows tell that over trainings.
+    A method's trainings predict together, by their mean; the ``…_over_trainings`` rows tell of each alone, with their
+    mean and deviation. All other deviations are over resamples of the test networks (bootstrap), the same ones for all
+    methods, so those of margins are of paired differences.
 
     Args:
         predictions: Of one zoo.
@@ -94,13 +100,13 @@ def property_rows(predictions: Predictions, seed: int = 0) -> list[Row]:
         taus: dict[str, Tensor] = {}
         for method, trainings in predictions.methods.items():
             ending = suffix if method == predictions.main else f"{suffix}_{method}"
-            by_training = torch.stack([kendall_tau(each[:, number], measured, weights) for each in trainings])
-            taus[method] = by_training.mean(0)
+            together = mean_prediction(trainings)[:, number]
+            taus[method] = kendall_tau(together, measured, weights)
             rows.append(_row(f"{prefix}kendall_tau_{ending}", taus[method], networks))
-            explained = torch.stack([r2(each[:, number], measured, weights) for each in trainings]).mean(0)
-            rows.append(_row(f"{prefix}r2_{ending}", explained, networks))
+            rows.append(_row(f"{prefix}r2_{ending}", r2(together, measured, weights), networks))
             if len(trainings) > 1:
-                rows.append(Row.from_values(f"{prefix}kendall_tau_{ending}_over_trainings", by_training[:, 0].tolist()))
+                alone = [float(kendall_tau(each[:, number], measured)) for each in trainings]
+                rows.append(Row.from_values(f"{prefix}kendall_tau_{ending}_over_trainings", alone))
         best = max((name for name in taus if name in _STATISTICS), key=lambda name: float(taus[name][0]), default=None)
         if best is not None:
             margin = taus[predictions.main] - taus[best]

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from hypergen.evaluation.plots import BLUES, GREYS, LEGEND, PREDICTED, canvas, save_figures
-from hypergen.evaluation.property_figures import Predictions, property_rows
+from hypergen.evaluation.property_figures import Predictions, mean_prediction, property_rows
 
 _COLUMNS = 4
 
@@ -34,7 +34,7 @@ def write_property_plots(predictions: Predictions, folder: str | Path) -> list[P
 
 
 def predicted_against_measured(predictions: Predictions) -> Figure:
-    """A panel per method with a point per test network, in the colour of its architecture; the first training."""
+    """A panel per method with a point per test network, in the colour of its architecture."""
     lines = math.ceil(len(predictions.methods) / _COLUMNS)
     figure = Figure(figsize=(2.6 * _COLUMNS, 2.6 * lines + 0.4), layout="constrained")
     panels = figure.subplots(lines, _COLUMNS, sharex=True, sharey=True, squeeze=False).flatten()
@@ -45,7 +45,7 @@ def predicted_against_measured(predictions: Predictions) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.plot([low, high], [low, high], color="#555555", lw=0.8, ls=(0, (4, 3)), zorder=1)
         colours = {"c": predictions.groups, "cmap": "tab10"} if several else {"color": PREDICTED}
-        axes.scatter(measured, trainings[0][:, 0], 9, alpha=0.6, linewidths=0, zorder=2, **colours)
+        axes.scatter(measured, mean_prediction(trainings)[:, 0], 9, alpha=0.6, linewidths=0, zorder=2, **colours)
         axes.set_title(method.replace("_", " "), fontsize=9, loc="left")
     methods = len(predictions.methods)
     for axes in panels[methods:]:

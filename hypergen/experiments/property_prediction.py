@@ -61,7 +61,7 @@ def train_property_prediction(
         training: Makes the LightningModule.
         trainer: Makes trainers.
         folder: Of the zoos, one below it each; those that are there are read, or completed. None for ``output``.
-        seeds: Trainings of each predictor.
+        seeds: Trainings of each predictor, which predict together.
         validation_share: Of each architecture's networks.
         test_share: Likewise.
         aims: By figure.

@@ -45,11 +45,12 @@ def test_rows_and_pictures_compare_the_first_method(pair, tmp_path):
     }
     found = Predictions("tiny", ("accuracy", "gap"), measured, methods, torch.arange(60) % 2)
     rows = {row.figure: row for row in property_rows(found)}
-    tau = float(kendall_tau(*pair))
-    assert rows["kendall_tau_tiny_zoo"].value == pytest.approx((1 + tau) / 2)
-    assert rows["kendall_tau_tiny_zoo_over_trainings"].n == 2
+    tau, together = float(kendall_tau(*pair)), float(kendall_tau((pair[0] + pair[1]) / 2, pair[1]))
+    assert rows["kendall_tau_tiny_zoo"].value == pytest.approx(together)
+    alone = rows["kendall_tau_tiny_zoo_over_trainings"]
+    assert (alone.value, alone.n) == (pytest.approx((1 + tau) / 2), 2)
     # Over the better of the two kinds of statistics.
-    assert rows["kendall_tau_tiny_zoo_margin_over_statistics"].value == pytest.approx((1 - tau) / 2)
+    assert rows["kendall_tau_tiny_zoo_margin_over_statistics"].value == pytest.approx(together - tau)
     assert rows["gap_kendall_tau_tiny_zoo_statistics_per_architecture"].value == pytest.approx(tau)
     assert rows["kendall_tau_tiny_zoo_mean"].value == 0 and rows["kendall_tau_tiny_zoo"].n == 60
     assert 0 < rows["kendall_tau_tiny_zoo"].std < 0.1
