@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -279,7 +280,7 @@ def _block_axis(
         number = own.at + sets[own.group].start
         column = nodes[..., own.slot]
         nodes[..., own.slot] = number if own.inside is None else torch.where(own.inside, number, column)
-    flat = nodes.reshape(-1, nodes.shape[-1])
+    flat = nodes.reshape(math.prod(sizes), nodes.shape[-1])
     return BlockAxis(
         dim,
         dims,

@@ -141,6 +141,19 @@ def test_tensors_without_values_have_no_block():
     assert [block.name for block in trace(net, torch.zeros(1, 3)).parameter_graph().blocks] == ["weight", "bias"]
 
 
+def test_an_axis_of_segments_without_nodes_is_read_by_its_segments():
+    def forward(self, x):
+        ends = [x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), x.mean(-1, keepdim=True)]
+        return self.head(torch.relu(self.stem(torch.cat(ends, -1))))
+
+    net = networks.Net(forward, stem=nn.Linear(3, 4), head=nn.Linear(4, 2))
+    graph = trace(net, networks.VECTORS).parameter_graph()
+    bare = [axis for block in graph.blocks for axis in block.axes if not axis.nodes.shape[1]]
+    assert bare and all(axis.segments.tolist() == [0, 1, 2] and not axis.receives for axis in bare)
+    tensors = tensors_of(net)
+    assert all(torch.equal(values, tensors[name]) for name, values in graph.to_params(graph.to_data(tensors)).items())
+
+
 def test_buffers_may_be_left_out():
     net = networks.cnn()
     graph = trace(net, networks.IMAGES).parameter_graph(buffers=False)
