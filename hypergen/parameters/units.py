@@ -76,7 +76,9 @@ def gate_units(symmetry: Symmetry, tensors: Mapping[str, Tensor], gates: Mapping
         The same names. A value that two units share is multiplied by both factors.
     """
     result = dict(tensors)
-    flat = {group.name: gates[group.name].flatten(-len(group.shape)) for group in symmetry.groups if group.name in gates}
+    flat = {
+        group.name: gates[group.name].flatten(-len(group.shape)) for group in symmetry.groups if group.name in gates
+    }
     for name in symmetry.axes:
         if name not in tensors:
             continue
