@@ -35,7 +35,7 @@ METHODS = {
     "without_resuming": "stopped trainings stay stopped",
     "tpe_median_twice": "TPE, median pruning, twice the budget",
 }
-_DRAWN = ("weight_aware", "without_weights", "tpe_median", "tpe_successive_halving", "tpe_hyperband", "tpe", "random")
+_DRAWN = ("weight_aware", "without_weights", "tpe_median", "tpe_successive_halving", "random", "tpe", "tpe_hyperband")
 
 
 def compare_searches(
@@ -96,7 +96,7 @@ def compare_searches(
     labels = {method: METHODS[method] for method in _DRAWN}
     pictures = {
         f"regret_{split}": regret_by_budget(
-            {method: values[..., index] for method, values in regrets.items()},
+            {method: regrets[method][..., index] for method in labels},
             labels,
             f"Regret in {split} accuracy, {seeds} searches of {len(table.validation)} settings: mean ± standard error",
         )
@@ -190,7 +190,8 @@ def _study(method: str, blocks: int, features: Features, seed: int) -> tuple[opt
         sampler = WeightAwareSampler(blocks, seed=seed, resume=method != "without_resuming")
         pruner = WeightAwarePruner(sampler)
         reads = {"weight_aware": features, "without_resuming": features, "statistics": weight_summary}.get(method)
-    return optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner), reads
+    # Hyperband draws its brackets by the study's name.
+    return optuna.create_study(study_name=method, direction="maximize", sampler=sampler, pruner=pruner), reads
 
 
 def _rows(regrets: Mapping[str, Tensor]) -> list[Row]:
