@@ -304,7 +304,7 @@ def _rows(measured: Sequence[Measured], times: Sequence[Sequence[tuple[float, bo
 
 def loss_curves(measured: Sequence[Measured], budget: Budget) -> Any:
     """Training losses of each task, medians over seeds, and the target."""
-    figure, _ = canvas(3.4 * len(measured), 3.6)
+    figure, _ = canvas(3.4 * len(measured), 4.2)
     figure.clear()
     names = list(measured[0].rates)
     for axes, each in zip(figure.subplots(1, len(measured)), measured, strict=True):
@@ -318,6 +318,6 @@ def loss_curves(measured: Sequence[Measured], budget: Budget) -> Any:
         axes.set_title(each.problem.name.replace("_", " "), loc="left", fontsize=10)
         axes.set_xlabel("steps")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(**{**LEGEND, "fontsize": 7})
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.17), **{**LEGEND, "fontsize": 7})
     figure.axes[0].set_ylabel("training loss (median over seeds)")
     return figure
