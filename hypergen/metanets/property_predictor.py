@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hypergen.graph.parameter_graph import ParameterGraph
@@ -78,5 +79,9 @@ class PropertyPredictor(nn.Module):
         Returns:
             ``[networks, outputs]``.
         """
-        by_probes = 0.0 if self.probes is None else self.head(self.probes(network, tensors))
-        return by_probes if self.metanetwork is None else by_probes + self.metanetwork(graph, tensors)
+        parts = []
+        if self.probes is not None:
+            parts.append(self.head(self.probes(network, tensors)))
+        if self.metanetwork is not None:
+            parts.append(self.metanetwork(graph, tensors))
+        return torch.stack(parts).sum(0)

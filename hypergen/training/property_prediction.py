@@ -84,6 +84,9 @@ class PropertyPrediction(pl.LightningModule):
         seed: Of batches; with the step it determines them.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         predictor: PropertyPredictor,
@@ -133,7 +136,7 @@ class PropertyPrediction(pl.LightningModule):
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Keep the predictor if it ranks best."""
         measured = torch.cat([each.properties[:, 0] for each in self.validation])
-        tau = float(kendall_rank_corrcoef(self.predict(self.validation)[:, 0], measured))
+        tau = float(torch.as_tensor(kendall_rank_corrcoef(self.predict(self.validation)[:, 0], measured)))
         self.log("validation/kendall_tau", tau, prog_bar=True, batch_size=1)
         if tau > self.best_tau:
             self.best_tau, self._best = tau, copy.deepcopy(self.predictor.state_dict())
