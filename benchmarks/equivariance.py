@@ -8,23 +8,15 @@ benchmarks.equivariance --suite all`` prints a line per failure, a table, and as
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 import hypergen
-from benchmarks.symmetry import SUITES, cases, in_fork, one_line, with_values
+from benchmarks.network_sweep import one_line, run_sweep, with_values
 from benchmarks.trace_suites import Case
-from benchmarks.trace_sweep import warm_up
 from hypergen.evaluation.results import Results, Row
 from hypergen.graph.parameter_graph import ParameterGraph
 from hypergen.metanets import EquivariantMetanetwork, GraphMetanetwork, InvariantMetanetwork
@@ -129,19 +121,6 @@ def _check_messages(
         result.torn += 1
 
 
-def sweep(suite: str, chosen: Sequence[Case], limit: float) -> Iterator[Checked]:
-    """Check networks, each in a process of its own; print what fails."""
-    warm_up()
-    for case in track(chosen, f"Checking {suite}", transient=True):
-        result = in_fork(check, case, limit)
-        if isinstance(result, str):
-            result = Checked(case.name, skipped=result)
-        if result.failure or result.skipped:
-            word = "WRONG" if result.failure else "skipped"
-            print(f"{word} {suite}:{case.name}: {result.failure or result.skipped}", flush=True)
-        yield result
-
-
 def rows_of(suite: str, networks: Sequence[Checked]) -> list[Row]:
     """The figures of a suite."""
     done = [network for network in networks if not network.skipped]
@@ -162,36 +141,11 @@ def rows_of(suite: str, networks: Sequence[Checked]) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> Results:
     """Check the networks, print a line per failure, the table and, last, its JSON."""
-    options = _parser().parse_args(arguments)
-    warnings.simplefilter("ignore")
-    rows: list[Row] = []
-    for suite in SUITES if options.suite == "all" else (options.suite,):
-        fitting = [case for case in cases(suite) if re.search(options.only, case.name)]
-        count = min(options.limit or len(fitting), len(fitting))
-        results = list(sweep(suite, [fitting[i * len(fitting) // count] for i in range(count)], options.seconds))
-        rows += rows_of(suite, results)
-        if options.output:
-            options.output.mkdir(parents=True, exist_ok=True)
-            lines = "".join(f"{json.dumps(asdict(result))}\n" for result in results)
-            (options.output / f"{suite}.jsonl").write_text(lines, encoding="utf-8")
-    details = {"suite": options.suite, "only": options.only, "limit": options.limit}
-    outcome = Results("equivariance", 0, tuple(rows), details)
-    if options.output:
-        outcome.write(options.output)
-    outcome.print_table(Console(width=max(Console().width, 110)))
-    print(outcome.to_json())
-    return outcome
+    return run_sweep("equivariance", __doc__, check, _skipped, rows_of, arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m benchmarks.equivariance", description=__doc__)
-    add = parser.add_argument
-    add("--suite", choices=(*SUITES, "all"), default="all", help="which networks")
-    add("--only", default="", metavar="PATTERN", help="a regular expression that names have to contain")
-    add("--limit", type=int, help="at most so many networks per suite, spread over it")
-    add("--seconds", type=float, default=180.0, help="after which a network is skipped")
-    add("--output", type=Path, help="a folder for results.json, results.md and a file per suite")
-    return parser
+def _skipped(name: str, reason: str) -> Checked:
+    return Checked(name, skipped=reason)
 
 
 if __name__ == "__main__":

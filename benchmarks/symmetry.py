@@ -7,35 +7,20 @@ all`` prints a line per failure and per operation without a rule, a table, and a
 
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
-import re
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.progress import track
-from torch import nn
 
 import hypergen
-from benchmarks.symmetry_cases import SUITES, cases
+from benchmarks.network_sweep import one_line, run_sweep, with_values
 from benchmarks.trace_suites import Case
-from benchmarks.trace_sweep import warm_up
 from hypergen.evaluation.results import Results, Row
 from hypergen.graph.symmetry.verify import Verification, permuted_share
 
 TOLERANCE = 1e-9
-_WIDTH = 110
 _MOST_PARAMETERS = 60_000_000
-Result = TypeVar("Result")
-_FORK = multiprocessing.get_context("fork")
 
 
 @dataclass
@@ -114,53 +99,6 @@ def verify(case: Case) -> Verified:
     return result
 
 
-def sweep(suite: str, chosen: Sequence[Case], limit: float) -> Iterator[Verified]:
-    """Verify networks, each in a process of its own; print what fails and what has no rule."""
-    warm_up()
-    for case in track(chosen, f"Verifying {suite}", transient=True):
-        result = in_fork(verify, case, limit)
-        if isinstance(result, str):
-            result = Verified(case.name, skipped=result)
-        name = f"{suite}:{case.name}"
-        if result.failure:
-            print(f"WRONG {name}: {result.failure}", flush=True)
-        elif result.skipped:
-            print(f"skipped {name}: {result.skipped}", flush=True)
-        if result.unsupported:
-            print(f"no rule {name}: {', '.join(result.unsupported)}", flush=True)
-        yield result
-
-
-def with_values(model: nn.Module) -> nn.Module:
-    """A network that was built on the meta device once more: its values are needed."""
-    if not any(tensor.is_meta for tensor in model.state_dict(keep_vars=True).values()):
-        return model
-    return type(model)(model.config)
-
-
-def in_fork(check: Callable[[Case], Result], case: Case, limit: float) -> Result | str:
-    """What a check of a network returns in a process of its own, or why it returns nothing."""
-    here, there = _FORK.Pipe(duplex=False)
-    process = _FORK.Process(target=_send, args=(check, case, there))
-    process.start()
-    there.close()
-    try:
-        if here.poll(limit):
-            return here.recv()
-        return f"took more than {limit:.0f} s"
-    except EOFError:
-        return "the process ended"
-    finally:
-        process.kill()
-        process.join()
-        here.close()
-
-
-def _send(check: Callable[[Case], Any], case: Case, connection: Connection) -> None:
-    warnings.simplefilter("ignore")
-    connection.send(check(case))
-
-
 def rows_of(suite: str, networks: Sequence[Verified]) -> list[Row]:
     """The figures of a suite."""
     done = [network for network in networks if not network.skipped]
@@ -188,42 +126,11 @@ def rows_of(suite: str, networks: Sequence[Verified]) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> Results:
     """Verify the networks, print a line per failure, the table and, last, its JSON."""
-    options = _parser().parse_args(arguments)
-    rows: list[Row] = []
-    for suite in SUITES if options.suite == "all" else (options.suite,):
-        fitting = [case for case in cases(suite) if re.search(options.only, case.name)]
-        count = min(options.limit or len(fitting), len(fitting))
-        chosen = [fitting[i * len(fitting) // count] for i in range(count)]
-        results = list(sweep(suite, chosen, options.seconds))
-        rows += rows_of(suite, results)
-        if options.output:
-            options.output.mkdir(parents=True, exist_ok=True)
-            lines = "".join(f"{json.dumps(asdict(result))}\n" for result in results)
-            (options.output / f"{suite}.jsonl").write_text(lines, encoding="utf-8")
-    details = {"suite": options.suite, "only": options.only, "limit": options.limit}
-    outcome = Results("symmetry", 0, tuple(rows), details)
-    if options.output:
-        outcome.write(options.output)
-    console = Console()
-    outcome.print_table(console if console.width >= _WIDTH else Console(width=_WIDTH))
-    print(outcome.to_json())
-    return outcome
+    return run_sweep("symmetry", __doc__, verify, _skipped, rows_of, arguments)
 
 
-def one_line(error: Exception) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m benchmarks.symmetry", description=__doc__)
-    add = parser.add_argument
-    add("--suite", choices=(*SUITES, "all"), default="all", help="which networks")
-    add("--only", default="", metavar="PATTERN", help="a regular expression that names have to contain")
-    add("--limit", type=int, help="at most so many networks per suite, spread over it")
-    add("--seconds", type=float, default=120.0, help="after which a network is skipped")
-    add("--output", type=Path, help="a folder for results.json, results.md and a file per suite")
-    return parser
+def _skipped(name: str, reason: str) -> Verified:
+    return Verified(name, skipped=reason)
 
 
 if __name__ == "__main__":
