@@ -72,7 +72,7 @@ class Block:
 
     Attributes:
         name: Of the parameter or buffer.
-        shape: Its shape; axes that are products are divided where another axis varies with a factor.
+        shape: Its shape; axes that are products are divided where another axis varies with a factor; a scalar has one.
         tensor_shape: Its own shape.
         axes: The axes that have nodes or segments.
         op: The operation that reads it.
@@ -177,7 +177,7 @@ class ParameterGraph:
             # A sum is finite unless a term is not, or it overflows.
             if not tensor.detach().sum().isfinite() and not tensor.isfinite().all():
                 raise ParameterError(f"{block.name!r} has values that are NaN or infinite; leave this network out.")
-            result.append(tensor.reshape(*batch, *block.shape))
+            result.append(tensor.reshape((*batch, *block.shape)))
         return result
 
     def to_params(self, data: Sequence[Tensor], feature: int = 0) -> dict[str, Tensor]:
@@ -203,7 +203,7 @@ class ParameterGraph:
                     f"The data of {block.name!r} has shape {list(values.shape)}; expected {list(block.shape)}, with "
                     "the batch before and the features after."
                 )
-            result[block.name] = values[..., feature].reshape(*values.shape[:lead], *block.tensor_shape)
+            result[block.name] = values[..., feature].reshape((*values.shape[:lead], *block.tensor_shape))
         return result
 
 
@@ -225,7 +225,7 @@ def build_parameter_graph(
     blocks = tuple(
         Block(
             name,
-            own.shape,
+            own.shape or (1,),
             tuple(axis.size for axis in symmetry.axes[name]),
             tuple(
                 _block_axis(dim, own.shape, occurrences, own.segments[dim], starts, count)

@@ -246,7 +246,7 @@ class EquivariantMetanetwork(nn.Module):
         for segments, view in _segments(states.incidences, block):
             operands.append(self.segments(segments.to(context)).reshape(1, *view, -1))
         data = states.data[number]
-        rows = data.shape[1] if block.shape else 1
+        rows = data.shape[1]
         step = rows
         if states.edges is None:
             step = max(1, _CHUNK // max(1, data[..., 0].numel() // rows * self.hidden))
@@ -255,7 +255,7 @@ class EquivariantMetanetwork(nn.Module):
             if states.edges is not None:
                 hidden = self.edge(states.edges[number])
             else:
-                cut = data[:, part] if block.shape else data
+                cut = data[:, part]
                 size = states.sizes[number]
                 hidden = self.edge(torch.cat([cut, scaled(cut, size)], -1))
             for operand in operands:

@@ -9,6 +9,7 @@ from torch import nn
 
 from hypergen.errors import ParameterError
 from hypergen.graph import trace
+from hypergen.metanets import GraphMetanetwork, InvariantMetanetwork
 
 _SPEC = importlib.util.spec_from_file_location("symmetry_networks", Path(__file__).parent / "symmetry" / "networks.py")
 networks = importlib.util.module_from_spec(_SPEC)
@@ -152,6 +153,19 @@ def test_an_axis_of_segments_without_nodes_is_read_by_its_segments():
     assert bare and all(axis.segments.tolist() == [0, 1, 2] and not axis.receives for axis in bare)
     tensors = tensors_of(net)
     assert all(torch.equal(values, tensors[name]) for name, values in graph.to_params(graph.to_data(tensors)).items())
+
+
+def test_a_scalar_is_a_block_of_one():
+    net = networks.Net(
+        lambda self, x: self.scale * self.stem(x), stem=nn.Linear(6, 2), scale=nn.Parameter(torch.zeros(()))
+    )
+    graph = trace(net, networks.VECTORS).parameter_graph()
+    tensors = tensors_of(net, 3)
+    back = graph.to_params(graph.to_data(tensors))
+    assert back["scale"].shape == (3,) and torch.equal(back["scale"], tensors["scale"])
+    reader = InvariantMetanetwork(GraphMetanetwork(hidden=8))
+    other = {**tensors, "scale": tensors["scale"] + 1}
+    assert not torch.allclose(reader(graph, tensors), reader(graph, other))
 
 
 def test_buffers_may_be_left_out():
