@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import optuna
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -20,6 +19,9 @@ from hypergen.experiments.processes import cpu_seconds, seconds_since_start
 from hypergen.experiments.search_table import SearchProblem, SearchTable
 from hypergen.metanets.weight_features import WeightFeatures
 from hypergen.training.search import WeightAwarePruner, WeightAwareSampler, earlier_step, report_weights
+
+# isort: split
+import optuna  # After our own, which says what to install where it is missing.
 
 Features = Callable[[nn.Module], Tensor]
 
