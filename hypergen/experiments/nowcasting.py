@@ -19,7 +19,7 @@ from torch import Tensor
 from hypergen.evaluation.plots import LEGEND, PREDICTED, canvas, save_figures
 from hypergen.evaluation.results import Results, Row
 from hypergen.experiments.nowcasting_runs import Budget, Method, course, curves, first_checks
-from hypergen.experiments.nowcasting_tasks import Problem, digits_problems, unseen_problems
+from hypergen.experiments.nowcasting_tasks import Problem, digits_problems, earlier_problems, unseen_problems
 from hypergen.experiments.processes import cpu_seconds, seconds_since_start
 from hypergen.metanets.nowcasters import LinearExtrapolation, NowcastNetwork, StateAverage
 from hypergen.run import fit
@@ -84,6 +84,7 @@ def train_nowcasting(
     learning_rates: Sequence[float] = (3e-3, 1e-2, 3e-2, 1e-1),
     horizons: Sequence[int] = (4, 8, 16, 32),
     linear_horizons: Sequence[int] = (1, 2, 5, 10),
+    tolerance: float = 2.0,
     aims: Mapping[str, float] | None = None,
 ) -> Results:
     """Train a nowcaster on runs on the digits, and measure how soon Adam with it reaches Adam's loss elsewhere.
@@ -104,8 +105,9 @@ def train_nowcasting(
         seeds: How many runs there are.
         budget: How long they are.
         learning_rates: That are chosen from.
-        horizons: Of the nowcaster's first jump, likewise, in intervals; those of later ones go down to one.
-        linear_horizons: Of linear extrapolation.
+        horizons: Of the nowcaster's jumps, likewise, in intervals, and of those of linear extrapolation that backtrack.
+        linear_horizons: Of the first of linear extrapolation's unchecked jumps; those of later ones go down to one.
+        tolerance: By which factor a jump that backtracks may raise the loss of the latest batch.
         aims: By figure.
 
     Returns:
@@ -137,37 +139,45 @@ def train_nowcasting(
     digits = digits_problems(seeds.validation_tasks, seed + 1)
     validation = [1000 * seed + 100 + i for i in range(seeds.validation)]
     test = [1000 * seed + 500 + i for i in range(seeds.test)]
-    linear = LinearExtrapolation(trained.context)
-
-    def best_horizon(candidate: NowcastNetwork, choices: Sequence[int]) -> int:
-        methods = [Method(ADAM), *(Method(str(k), candidate, k) for k in choices)]
-        ratios = torch.zeros(len(choices))
-        for problem in digits:
-            losses = curves(problem, methods, validation, [learning_rates] * len(methods), budget)
-            _, checks = _checks(losses)
-            ratios += checks[1:].amin(1)
-        return choices[int(ratios.argmin())]
-
-    horizon = best_horizon(trained, horizons)
-    linear_horizon = best_horizon(linear, linear_horizons)
+    linear = LinearExtrapolation(trained.context, trained.horizons)
+    candidates = [
+        *(Method(NOWCASTER, trained, k, tolerance=tolerance) for k in horizons),
+        *(Method("linear", linear, k, tolerance=tolerance) for k in horizons),
+        *(Method("nowcaster_unchecked", trained, k) for k in horizons),
+        *(Method("linear_unchecked", linear, k) for k in linear_horizons),
+    ]
+    shares = {}
+    logs = torch.zeros(len(candidates))
+    for problem in digits:
+        tried = [Method(ADAM), *candidates]
+        plain, checks = _checks(curves(problem, tried, validation, [learning_rates] * len(tried), budget))
+        logs += (checks[1:].amin(1) - checks[0, plain]) / len(digits)
+    best: dict[str, Method] = {}
+    for method, log in sorted(zip(candidates, logs.tolist(), strict=True), key=lambda pair: pair[1]):
+        shares[f"{method.name} {method.horizon}"] = math.exp(log)
+        best.setdefault(method.name, method)
+    chosen = {name: method.horizon for name, method in best.items()}
     methods = [
         Method(ADAM),
-        Method(NOWCASTER, trained, horizon),
-        Method("linear", linear, linear_horizon),
+        best[NOWCASTER],
+        *(method for name, method in best.items() if name != NOWCASTER),
         Method("average", StateAverage(trained.context)),
         Method("adam_decay", decay=1.0),
         Method("adam_short_decay", decay=0.6),
     ]
-    console.print(f"Horizons chosen on the digits: nowcaster {horizon}, linear {linear_horizon} intervals")
+    console.print(f"Horizons chosen on the digits, in intervals: {chosen}")
+    unseen = unseen_problems()
     measured = []
-    for problem in unseen_problems():
+    for problem in [*unseen, *earlier_problems()]:
         begun = time.monotonic()
         measured.append(_measure(problem, methods, validation, test, learning_rates, budget))
         ratios = [f"{method} {float((s / measured[-1].steps[0]).mean()):.2f}" for method, s in _named(measured[-1])]
         console.print(f"{problem.name}, {time.monotonic() - begun:.0f} s, share of Adam's steps: {', '.join(ratios)}")
-    times = [_wall_clock(each, methods[:2], test[: seeds.timed], budget) for each in measured]
+    fresh, earlier = measured[: len(unseen)], measured[len(unseen) :]
+    times = [_wall_clock(each, methods[:2], test[: seeds.timed], budget) for each in fresh]
 
-    rows = _rows(measured, times)
+    rows = _rows(fresh, times)
+    rows += _ratios(earlier, "_earlier_tasks")
     rows += [
         Row("nowcaster_parameters", number, better="lower"),
         Row("training_error_over_no_change", module.curve[-1][1] / module.curve[-1][2], better="lower")
@@ -178,7 +188,8 @@ def train_nowcasting(
     ]
     rows = [Row(row.figure, row.value, row.std, row.n, (aims or {}).get(row.figure), row.better) for row in rows]
     details = {
-        "horizons": {NOWCASTER: horizon, "linear": linear_horizon},
+        "horizons": chosen,
+        "validation_shares": shares,
         "learning_rates": {each.problem.name: each.rates for each in measured},
         "targets": {each.problem.name: each.target.tolist() for each in measured},
         "steps": {
@@ -192,7 +203,7 @@ def train_nowcasting(
     }
     results = Results(name, seed, tuple(sorted(rows, key=lambda row: row.aim is None)), details)
     results.write(output)
-    save_figures({"losses": loss_curves(measured, budget)}, output)
+    save_figures({"losses": loss_curves(fresh, budget), "earlier_losses": loss_curves(earlier, budget)}, output)
     results.print_table(console)
     console.print(f"Results, table and plot are in {output}", soft_wrap=True)
     return results
@@ -271,6 +282,8 @@ def _run(measured: Measured, method: Method, seed: int, steps: int, budget: Budg
             total_steps=budget.steps,
             horizon=method.horizon,
             example_inputs=problem.inputs[:2],
+            loss=lambda: problem.losses(model(inputs)[None], targets[None])[0],
+            tolerance=method.tolerance,
         )
     for _ in range(steps):
         if problem.batch_size is not None:
@@ -286,19 +299,26 @@ def _run(measured: Measured, method: Method, seed: int, steps: int, budget: Budg
 
 
 def _rows(measured: Sequence[Measured], times: Sequence[Sequence[tuple[float, bool]]]) -> list[Row]:
+    return [
+        *_ratios(measured),
+        Row.from_values("wall_clock_ratio", [r for each in times for r, _ in each], better="lower"),
+        Row.from_values("share_of_timed_runs_at_target", [float(ok) for each in times for _, ok in each]),
+    ]
+
+
+def _ratios(measured: Sequence[Measured], which: str = "") -> list[Row]:
+    """Steps of all methods over Adam's own, over all of these tasks and of each."""
     rows = []
     for i, method in enumerate(measured[0].rates):
         if method == ADAM:
             continue
         suffix = "" if method == NOWCASTER else f"_{method}"
         ratios = [each.steps[i] / each.steps[0] for each in measured]
-        rows.append(Row.from_values(f"steps_ratio{suffix}", torch.cat(ratios).tolist(), better="lower"))
+        rows.append(Row.from_values(f"steps_ratio{suffix}{which}", torch.cat(ratios).tolist(), better="lower"))
         for each, values in zip(measured, ratios, strict=True):
             rows.append(Row.from_values(f"steps_ratio{suffix}_{each.problem.name}", values.tolist(), better="lower"))
         reached = torch.cat([each.steps[i] <= len(each.losses) for each in measured]).float()
-        rows.append(Row.from_values(f"share_of_targets_reached{suffix}", reached.tolist()))
-    rows.append(Row.from_values("wall_clock_ratio", [r for each in times for r, _ in each], better="lower"))
-    rows.append(Row.from_values("share_of_timed_runs_at_target", [float(ok) for each in times for _, ok in each]))
+        rows.append(Row.from_values(f"share_of_targets_reached{suffix}{which}", reached.tolist()))
     return rows
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hypergen.experiments.nowcasting_tasks import Problem
-from hypergen.metanets.nowcasters import NowcastNetwork, State, horizon_schedule
+from hypergen.metanets.nowcasters import NowcastNetwork, State, halvings, horizon_schedule
 from hypergen.zoo.stacked_module import StackedModule
 
 
@@ -23,12 +23,15 @@ class Method:
         network: What jumps; None for Adam alone.
         horizon: Intervals that the first jump goes ahead; the last one goes one.
         decay: Share of the budget over which the learning rate falls to zero; infinity for a constant one.
+        tolerance: By which factor a jump may raise the loss of the latest batch; each goes ``horizon`` ahead then, or a
+            half of it, and so on. None to jump unchecked.
     """
 
     name: str
     network: NowcastNetwork | None = None
     horizon: int = 1
     decay: float = math.inf
+    tolerance: float | None = None
 
 
 class StackedAdam:
@@ -59,6 +62,7 @@ class StackedAdam:
         distinct = sorted(set(seeds))
         self.row_of = torch.tensor([distinct.index(seed) for seed in seeds])
         self.generators = [torch.Generator().manual_seed(seed) for seed in distinct]
+        self.samples: Tensor | None = None
         self.steps = 0
 
     def views(self, weights: Tensor) -> dict[str, Tensor]:
@@ -75,16 +79,22 @@ class StackedAdam:
         weights = self.weights if weights is None else weights
         return self.problem.losses(self.module(self.views(weights), {}, inputs, shared=True), targets[None])
 
+    def batch_losses(self, weights: Tensor, runs: slice = slice(None)) -> Tensor:
+        """Losses of some of the runs, with these weights, on the batch of their latest step."""
+        inputs, targets = self.problem.inputs, self.problem.targets
+        if self.samples is None:
+            return self.losses(inputs, targets, weights)
+        samples = self.samples[runs]
+        return self.problem.losses(self.module(self.views(weights), {}, inputs[samples]), targets[samples])
+
     def step(self) -> None:
         """One step of Adam of every run."""
         weights = self.weights.detach().requires_grad_()
-        inputs, targets, batch = self.problem.inputs, self.problem.targets, self.problem.batch_size
-        if batch is None:
-            losses = self.losses(inputs, targets, weights)
-        else:
-            chosen = [torch.randint(len(inputs), (batch,), generator=generator) for generator in self.generators]
-            rows = torch.stack(chosen)[self.row_of]
-            losses = self.problem.losses(self.module(self.views(weights), {}, inputs[rows]), targets[rows])
+        if (batch := self.problem.batch_size) is not None:
+            number = len(self.problem.inputs)
+            chosen = [torch.randint(number, (batch,), generator=generator) for generator in self.generators]
+            self.samples = torch.stack(chosen)[self.row_of]
+        losses = self.batch_losses(weights)
         (gradients,) = torch.autograd.grad(losses.sum(), weights)
         self.steps += 1
         rates = self.learning_rates * (1 - (self.steps - 1) / self.ends).clamp_min(0)
@@ -132,11 +142,27 @@ def course(
 
 
 @torch.no_grad()
-def _jump(runs: StackedAdam, history: Sequence[Tensor], rows: slice, forecast: Callable[..., State], k: int) -> None:
-    predicted = runs.flat(forecast([runs.views(state[rows]) for state in history], k))
-    finite = predicted.isfinite().all(1, keepdim=True)
+def _jump(
+    runs: StackedAdam,
+    history: Sequence[Tensor],
+    rows: slice,
+    forecast: Callable[..., State],
+    k: int,
+    tolerance: float | None,
+) -> None:
+    states = [runs.views(state[rows]) for state in history]
+    weights = runs.weights[rows]
+    check = tolerance is not None
+    limit = runs.batch_losses(weights, rows) * tolerance if tolerance is not None else torch.zeros(len(weights))
+    waiting = torch.ones(len(weights), dtype=torch.bool)
+    for horizon in halvings(k) if check else [k]:
+        predicted = runs.flat(forecast(states, horizon))
+        losses = runs.batch_losses(predicted, rows) if check else limit
+        landed = waiting & (losses <= limit) & predicted.isfinite().all(1)
+        weights = torch.where(landed[:, None], predicted, weights)
+        waiting &= ~landed
     runs.weights = runs.weights.clone()
-    runs.weights[rows] = torch.where(finite, predicted, runs.weights[rows])
+    runs.weights[rows] = weights
 
 
 def curves(
@@ -157,10 +183,20 @@ def curves(
     each = len(rates[0]) * len(seeds)
     model = problem.build()
     jumping = [
-        (slice(i * each, (i + 1) * each), network.bind(model, problem.inputs[:2]), network.context, schedule)
+        (
+            slice(i * each, (i + 1) * each),
+            network.bind(model, problem.inputs[:2]),
+            network.context,
+            schedule,
+            method.tolerance,
+        )
         for i, method in enumerate(methods)
         if (network := method.network) is not None
-        and (schedule := horizon_schedule(method.horizon, budget.steps // budget.period))
+        and (
+            schedule := horizon_schedule(method.horizon, budget.steps // budget.period)
+            if method.tolerance is None
+            else [method.horizon]
+        )
     ]
     history: list[Tensor] = []
     inputs, targets = problem.inputs[: budget.measured], problem.targets[: budget.measured]
@@ -171,9 +207,9 @@ def curves(
         if left % budget.interval == 0:
             history.append(runs.weights)
         if left == 0:
-            for rows, forecast, context, schedule in jumping:
+            for rows, forecast, context, schedule, tolerance in jumping:
                 horizon = schedule[min(step // budget.period, len(schedule)) - 1]
-                _jump(runs, history[-context:], rows, forecast, horizon)
+                _jump(runs, history[-context:], rows, forecast, horizon, tolerance)
             history.clear()
         if step % budget.check_every == 0:
             with torch.no_grad():

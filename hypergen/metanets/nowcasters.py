@@ -124,3 +124,11 @@ def horizon_schedule(horizons: int, jumps: int, power: float = 2.0) -> list[int]
     """
     steps = torch.linspace(horizons ** (1 / power), 1, max(1, jumps), dtype=torch.float64)
     return steps.pow(power).round().int().tolist()
+
+
+def halvings(horizon: int) -> list[int]:
+    """A horizon and its halves, down to one."""
+    found = [horizon]
+    while found[-1] > 1:
+        found.append(found[-1] // 2)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from hypergen.errors import CheckpointError, ParameterError
 from hypergen.metanets.nino_files import load_nino
-from hypergen.metanets.nowcasters import NowcastNetwork, State, horizon_schedule
+from hypergen.metanets.nowcasters import NowcastNetwork, State, halvings, horizon_schedule
 
 _KEY = "nowcaster"
 
@@ -34,11 +34,15 @@ class Jumps:
         horizon: Intervals that the first jump goes ahead; None for the network's farthest.
         power: How fast the schedule shrinks; see :func:`~hypergen.metanets.nowcasters.horizon_schedule`.
         example_inputs: What ``model(...)`` is called with, for nowcasters that need the model's graph.
+        loss: The model's positive loss on the latest batch, called without gradients, by which each jump backtracks:
+            from ``horizon``, whatever the schedule, halved until the loss is at most ``tolerance`` times what it was.
+        tolerance: That factor. Farther along the course, a loss is often higher at first and soon lower.
 
     Attributes:
         steps: Steps of the optimiser so far.
         jumps: Jumps made.
-        refused: Histories and forecasts that were not finite; the parameters stayed as they were.
+        refused: Histories and forecasts that were not finite, and jumps that the loss forbade at every horizon; the
+            parameters stayed as they were.
 
     Raises:
         CheckpointError: ``network`` is no released checkpoint.
@@ -57,8 +61,10 @@ class Jumps:
         horizon: int | None = None,
         power: float = 2.0,
         example_inputs: Any = None,
+        loss: Callable[[], Any] | None = None,
+        tolerance: float = 2.0,
     ) -> None:
-        self.model = model
+        self.model, self.loss, self.tolerance = model, loss, tolerance
         self.network = network if isinstance(network, NowcastNetwork) else load_nino(network)
         context = self.network.context
         self.period, self.interval = period, period // context if interval is None else interval
@@ -100,21 +106,43 @@ class Jumps:
             for state in self.history
         ]
         self.history.clear()
-        horizon = self.schedule[min(self.steps // self.period - 1, len(self.schedule) - 1)]
+        jumped = self._backtrack(parameters, history) if self.loss else self._jump(parameters, history)
+        self.jumps += jumped
+        self.refused += not jumped
+        return jumped
+
+    def _jump(
+        self, parameters: Mapping[str, nn.Parameter], history: Sequence[State], horizon: int | None = None
+    ) -> bool:
+        """Set the parameters to a forecast, at the schedule's horizon if None; False if they had to stay."""
+        if horizon is None:
+            horizon = self.schedule[min(self.steps // self.period - 1, len(self.schedule) - 1)]
         predicted = self.forecast(history, horizon) if all(map(_finite, history)) else None
         if predicted is None or not _finite(predicted):
-            self.refused += 1
             whose = "history" if predicted is None else "forecast"
             warnings.warn(
                 f"The {whose} after step {self.steps} has NaN or infinite values; the parameters stay as they are.",
-                stacklevel=3,
+                stacklevel=4,
             )
             return False
         for name, parameter in parameters.items():
             if parameter.requires_grad:
                 parameter.copy_(predicted[name][0])
-        self.jumps += 1
         return True
+
+    def _backtrack(self, parameters: Mapping[str, nn.Parameter], history: Sequence[State]) -> bool:
+        """Jump as far as the loss allows; False if it allows no jump."""
+        assert self.loss is not None
+        before = {name: parameter.clone() for name, parameter in parameters.items()}
+        limit = self.tolerance * float(self.loss())
+        for horizon in halvings(self.schedule[0]):
+            if not self._jump(parameters, history, horizon):
+                break
+            if float(self.loss()) <= limit:
+                return True
+        for name, parameter in parameters.items():
+            parameter.copy_(before[name])
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a run goes on from."""
@@ -174,8 +202,8 @@ class Nowcaster(Optimizer):
         optimizer: Makes the steps between two jumps.
         model: Whose parameters it optimises.
         network: The nowcaster, or the path of a released NiNo checkpoint.
-        **settings: ``period``, ``interval``, ``total_steps``, ``horizon``, ``power`` and ``example_inputs`` of
-            :class:`Jumps`.
+        **settings: ``period``, ``interval``, ``total_steps``, ``horizon``, ``power``, ``example_inputs``, ``loss`` and
+            ``tolerance`` of :class:`Jumps`.
 
     Attributes:
         optimizer: The optimiser.

@@ -8,7 +8,7 @@ import torch
 
 from hypergen.experiments.nowcasting import Seeds, train_nowcasting
 from hypergen.experiments.nowcasting_runs import Budget, Method, StackedAdam, course, curves, first_checks
-from hypergen.experiments.nowcasting_tasks import digits_problems, unseen_problems
+from hypergen.experiments.nowcasting_tasks import digits_problems, earlier_problems, unseen_problems
 from hypergen.metanets.nowcasters import LinearExtrapolation
 from hypergen.metanets.trend_nowcaster import TrendMLP
 from hypergen.training.nowcaster import Nowcaster
@@ -17,12 +17,14 @@ from hypergen.training.nowcasting import NowcastingTraining
 BUDGET = Budget(steps=20, period=10, interval=2, check_every=5)
 
 
-def alone(problem, seed, rate, network=None, steps=20):
+def alone(problem, seed, rate, network=None, steps=20, **settings):
     torch.manual_seed(seed)
     model = problem.build()
     optimizer = torch.optim.Adam(model.parameters(), rate)
+    if "loss" in settings:
+        settings["loss"] = lambda: problem.losses(model(inputs)[None], targets[None])[0]
     if network is not None:
-        optimizer = Nowcaster(optimizer, model, network, period=10, interval=2, total_steps=20, horizon=3)
+        optimizer = Nowcaster(optimizer, model, network, period=10, interval=2, total_steps=20, **settings)
     generator = torch.Generator().manual_seed(seed)
     inputs, targets = problem.inputs, problem.targets
     for _ in range(steps):
@@ -35,9 +37,9 @@ def alone(problem, seed, rate, network=None, steps=20):
     return model
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", range(6))
 def test_stacked_runs_are_runs_of_adam(number):
-    problem = unseen_problems()[number]
+    problem = [*unseen_problems(), *earlier_problems()][number]
     runs = StackedAdam(problem, [3, 4], [1e-2, 3e-3], [math.inf] * 2)
     for _ in range(20):
         runs.step()
@@ -46,15 +48,18 @@ def test_stacked_runs_are_runs_of_adam(number):
         torch.testing.assert_close(runs.views(runs.weights)[name][1], value, atol=2e-4, rtol=1e-2)
 
 
-def test_stacked_jumps_are_those_of_the_optimizer():
-    problem = unseen_problems()[0]
+@pytest.mark.parametrize("tolerance", [None, 1.5, 0.0])
+def test_stacked_jumps_are_those_of_the_optimizer(tolerance):
+    problem = unseen_problems()[1]
     network = LinearExtrapolation()
-    found = curves(problem, [Method("adam"), Method("linear", network, 3)], [5], [[1e-2], [1e-2]], BUDGET)
+    methods = [Method("adam"), Method("linear", network, 30, tolerance=tolerance)]
+    found = curves(problem, methods, [5], [[1e-2], [1e-2]], BUDGET)
+    settings = {} if tolerance is None else {"loss": True, "tolerance": tolerance}
     for i, used in enumerate((None, network)):
-        model = alone(problem, 5, 1e-2, used)
+        model = alone(problem, 5, 1e-2, used, horizon=30, **settings)
         loss = problem.losses(model(problem.inputs)[None], problem.targets[None])
         torch.testing.assert_close(found[-1, i, 0], loss, atol=1e-4, rtol=1e-2)
-    assert found[0, 0] == found[0, 1] and found[-1, 0] != found[-1, 1]
+    assert found[0, 0] == found[0, 1] and (found[-1, 0] != found[-1, 1]) == (tolerance != 0.0)
 
 
 def test_a_decayed_learning_rate_ends_at_zero():
@@ -80,7 +85,7 @@ def test_tasks_are_what_they_say():
     again = digits_problems(12, seed=0)
     assert all(torch.equal(a.targets, b.targets) for a, b in zip(tasks, again, strict=True))
     seen = {tuple(tuple(p.shape) for p in task.build().parameters()) for task in tasks}
-    for problem in unseen_problems():
+    for problem in [*unseen_problems(), *earlier_problems()]:
         assert tuple(tuple(p.shape) for p in problem.build().parameters()) not in seen
 
 
@@ -105,7 +110,9 @@ def test_the_experiment_end_to_end(tmp_path):
         aims={"steps_ratio": 0.6},
     )
     assert results["steps_ratio"].n == 3 and results["wall_clock_ratio"].n == 3
+    assert results["steps_ratio_earlier_tasks"].n == 3 and results["steps_ratio_linear_wine"].n == 1
     assert results["steps_ratio_adam_fastest"].n == 3 and results["steps_ratio"].aim == 0.6
     written = json.loads((tmp_path / "results.json").read_text())
-    assert set(written["details"]["learning_rates"]) == {"picture", "cancer", "text"}
+    assert set(written["details"]["learning_rates"]) == {"wine", "diabetes", "topics", "picture", "cancer", "text"}
+    assert (tmp_path / "earlier_losses.png").exists()
     assert (tmp_path / "losses.png").stat().st_size > 10_000 and (tmp_path / "nowcaster.pt").exists()

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from hypergen.metanets.equivariant_nowcaster import EquivariantNowcaster
-from hypergen.metanets.nowcasters import LinearExtrapolation, StateAverage, horizon_schedule, standardise
+from hypergen.metanets.nowcasters import LinearExtrapolation, StateAverage, halvings, horizon_schedule, standardise
 from hypergen.metanets.trend_nowcaster import TrendMLP
 
 MODEL = nn.Linear(3, 2)
@@ -17,6 +17,10 @@ def line(slope: float = 0.1) -> list[dict[str, torch.Tensor]]:
 def test_the_published_schedule():
     assert horizon_schedule(40, 10) == [40, 33, 26, 21, 16, 11, 8, 5, 3, 1]
     assert horizon_schedule(40, 0) == [40]
+
+
+def test_halvings():
+    assert halvings(13) == [13, 6, 3, 1]
 
 
 def test_lines_are_extrapolated_and_states_averaged():
@@ -34,10 +38,12 @@ def test_histories_are_standardised_per_tensor_and_network():
     assert not scaled["bias"].any()
 
 
-def test_an_untrained_trend_predicts_no_change_and_a_scaled_network_a_scaled_one():
+def test_an_untrained_trend_is_linear_and_a_scaled_network_has_a_scaled_one():
     network = TrendMLP(hidden=8)
     history = line()
-    assert all(torch.equal(v, history[-1][n]) for n, v in network.bind(MODEL)(history, 3).items())
+    linear = LinearExtrapolation().bind(MODEL)(history, 3)
+    for name, value in network.bind(MODEL)(history, 3).items():
+        torch.testing.assert_close(value, linear[name])
     for parameter in network.parameters():
         nn.init.normal_(parameter)
     forecast = network.bind(MODEL)
@@ -46,7 +52,7 @@ def test_an_untrained_trend_predicts_no_change_and_a_scaled_network_a_scaled_one
         torch.testing.assert_close(double[name], 2 * value)
     mirrored = forecast([{n: -v for n, v in state.items()} for state in history], 3)
     torch.testing.assert_close(mirrored["weight"], -forecast(history, 3)["weight"])
-    assert not torch.equal(forecast(history, 3)["weight"], history[-1]["weight"])
+    assert not torch.allclose(forecast(history, 3)["weight"], linear["weight"])
     assert torch.equal(forecast(history, 3)["bias"], history[-1]["bias"])  # What stood still stays.
 
 
