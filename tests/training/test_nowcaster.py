@@ -97,6 +97,22 @@ def test_it_jumps_where_the_network_says():
     assert torch.equal(model[0].weight, expected)
 
 
+@pytest.mark.parametrize(("far", "landed"), [(2.9, 20), (3.1, 5)])
+def test_it_backtracks_to_where_the_loss_allows(far, landed):
+    losses = iter([1.0, far, far, 3.0])  # Of now, and 20, 10 and 5 intervals ahead.
+    model, optimizer = made(horizon=20, tolerance=3.0, loss=lambda: next(losses))
+    expected = made(horizon=landed)
+    assert steps(model, optimizer, 10) == steps(*expected, 10)
+    assert same(model, expected[0]) and optimizer.ahead.jumps == 1
+
+
+def test_it_stays_where_the_loss_allows_no_jump():
+    model, optimizer = made(loss=lambda: 1.0, tolerance=0.5)
+    plain = network()
+    assert steps(model, optimizer, 10) == steps(plain, torch.optim.Adam(plain.parameters(), 1e-2), 10)
+    assert same(model, plain) and (optimizer.ahead.jumps, optimizer.ahead.refused) == (0, 1)
+
+
 def test_resumes_exactly_with_a_scheduler():
     model, optimizer = made()
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.5)
