@@ -92,9 +92,9 @@ def train_nowcasting(
     The target is the training loss that Adam has at the end of its budget, the mean of its last five checks, at the
     constant learning rate with the lowest such loss on validation seeds. All others get the learning rate, of the same
     ones, that is fastest to the target on validation seeds, and ``adam_fastest`` is plain Adam with that. Horizons are
-    chosen on tasks on the digits. The nowcaster's jumps, and those of ``linear`` extrapolation, backtrack by the loss of
-    the latest batch; those of the methods called unchecked do not. A method's steps, and Adam's own, are those until the
-    first check at the target; who does not reach it counts as if at the check after the budget. Passes through the
+    chosen on tasks on the digits. The nowcaster's jumps, and those of ``linear`` extrapolation, backtrack by the loss
+    of the latest batch; those of the methods called unchecked do not. A method's steps, and Adam's own, are those until
+    the first check at the target; who does not reach it counts as if at the check after the budget. Passes through the
     network that backtracking needs count in wall-clock time only.
 
     Args:
