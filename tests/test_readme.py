@@ -18,14 +18,22 @@ def _blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_the_python_example_runs(capsys):
-    (example,) = _blocks("python")
+def test_the_python_examples_run(capsys):
     names: dict = {}
-    exec(example, names)
+    for example in _blocks("python"):
+        exec(example, names)
     assert set(names["params"]) == set(dict(names["model"].named_parameters()))
     assert all(torch.equal(names["params"][name], p) for name, p in names["model"].named_parameters())
     assert names["report"].share_of_parameters_predicted == 1.0
     assert "100.00%" in capsys.readouterr().out
+
+
+def test_metanetworks_run_as_their_page_says():
+    page = (ROOT / "docs" / "metanets.md").read_text()
+    first = re.search(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    names: dict = {}
+    exec(first[1], names)
+    assert names["reader"](names["graph"], names["tensors"]).shape == (1, 2)
 
 
 def _lines(start: str) -> list[str]:
