@@ -23,7 +23,7 @@ from hypergen.metanets.incidences import (
     updated,
 )
 
-Message = Literal["edge", "film", "attention"]
+EdgeMessage = Literal["edge", "film", "attention"]
 AGGREGATORS = ("mean", "min", "max", "std")
 
 
@@ -40,7 +40,7 @@ class EdgeLayer(nn.Module):
     :math:`m = \mathrm{scale}(e') \odot \sum_k V_k x_k + \mathrm{shift}(e')`, as in NG-GNN (Kofinas et al., "Graph
     Neural Networks for Learning Equivariant Representations of Neural Networks", 2024, arXiv:2403.12143), with several
     aggregators as in PNA (Corso et al., 2020, arXiv:2004.05718). ``"attention"`` weighs edges by a softmax over those
-    that a node has in a block, as in its relational transformer NG-T (after Diao and Loynd, 2023, arXiv:2210.05062).
+    that a node has in a block.
 
     All nodes of a block see the same sums, so that the layer is equivariant to the symmetry of the graph.
 
@@ -56,7 +56,7 @@ class EdgeLayer(nn.Module):
     """
 
     def __init__(
-        self, hidden: int, message: Message = "edge", aggregators: Sequence[str] = ("mean",), heads: int = 4
+        self, hidden: int, message: EdgeMessage = "edge", aggregators: Sequence[str] = ("mean",), heads: int = 4
     ) -> None:
         super().__init__()
         unknown = [name for name in aggregators if name not in AGGREGATORS]
@@ -94,7 +94,7 @@ class EdgeLayer(nn.Module):
         for block, axes, edge in zip(incidences.graph_blocks, incidences.axes, edges, strict=True):
             operands = [along(tables[role], block, axis) for axis, role in axes]
             at = [tuple(1 + dim for dim in others(block, axis)) for axis in block.receivers] if self.means_alone else []
-            new, *means = _UpdatedEdges.apply(edge, self.edge.weight, self.edge.bias, at, *operands)
+            new, *means = UpdatedEdges.apply(edge, self.edge.weight, self.edge.bias, at, *operands)
             result.append(new)
             if self.means_alone:
                 for (axis, role), mean in zip([pair for pair in axes if pair[0].receives], means, strict=True):
@@ -133,7 +133,7 @@ class EdgeLayer(nn.Module):
         return (edge.view(by_head) * weights[..., None]).sum(at).flatten(-2)
 
 
-class _UpdatedEdges(torch.autograd.Function):
+class UpdatedEdges(torch.autograd.Function):
     """``edge + ReLU(linear(edge) + sum of operands)`` and its means over axes.
 
     Edges are what is large here, and this goes over them as seldom as possible: autograd's own steps would read and
@@ -144,6 +144,7 @@ class _UpdatedEdges(torch.autograd.Function):
     def forward(
         ctx: Any, edge: Tensor, weight: Tensor, bias: Tensor, over: Sequence[tuple[int, ...]], *operands: Tensor
     ) -> tuple[Tensor, ...]:
+        """New edges, and their mean over each set of axes in ``over``."""
         ctx.set_materialize_grads(False)
         update = functional.linear(edge, weight, bias)
         for operand in operands:
@@ -157,6 +158,7 @@ class _UpdatedEdges(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients of edges, weight, bias and operands."""
         edge, weight, update = ctx.saved_tensors
         total = None
         for dims, gradient in zip(((), *ctx.over), gradients, strict=True):

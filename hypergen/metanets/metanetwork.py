@@ -14,7 +14,9 @@ from hypergen.metanets.edge_layer import EdgeLayer
 from hypergen.metanets.embedding import Embedding, scaled, spread
 from hypergen.metanets.incidences import NUM_ROLES, SEGMENT_FEATURES, Incidences, along, incidences_of, padded
 from hypergen.metanets.product_layer import ProductLayer
+from hypergen.metanets.relational_layer import RelationalLayer
 
+Message = Literal["edge", "film", "attention", "transformer", "product"]
 _CHUNK = 2**22  # values of a weight's hidden channels that are decoded at once
 
 
@@ -42,14 +44,15 @@ class GraphMetanetwork(nn.Module):
     """Reads networks: rounds of messages on their parameter graph.
 
     ``message="edge"`` makes it a graph metanetwork (GMN), ``"film"`` with several aggregators an NG-GNN,
-    ``"attention"`` a relational transformer over the edges that there are; ``"product"`` keeps no edge states, for
-    networks of any size. All are equivariant to the symmetry that the parameter graph was made from.
+    ``"transformer"`` an NG-T, ``"attention"`` the like over the edges that there are; ``"product"`` keeps no edge
+    states, for networks of any size. All are equivariant to the symmetry that the parameter graph was made from.
 
     Args:
         features: Per weight: the number of mappings that are passed.
         hidden: Channels.
         layers: Rounds.
-        message: ``"edge"``, ``"film"``, ``"attention"`` (:class:`EdgeLayer`) or ``"product"`` (:class:`ProductLayer`).
+        message: ``"edge"``, ``"film"``, ``"attention"`` (:class:`EdgeLayer`), ``"transformer"``
+            (:class:`RelationalLayer`) or ``"product"`` (:class:`ProductLayer`).
         aggregators: Of messages, for ``"edge"`` and ``"film"``.
         heads: Of attention.
         statistics: Whether blocks are told the moments of their weights.
@@ -60,7 +63,7 @@ class GraphMetanetwork(nn.Module):
         features: int = 1,
         hidden: int = 32,
         layers: int = 3,
-        message: Literal["edge", "film", "attention", "product"] = "edge",
+        message: Message = "edge",
         aggregators: Sequence[str] = ("mean",),
         heads: int = 4,
         statistics: bool = True,
@@ -70,10 +73,7 @@ class GraphMetanetwork(nn.Module):
             raise ValueError(f"features and hidden must be positive, layers not negative: {features, hidden, layers}")
         self.features, self.hidden, self.keeps_edges = features, hidden, message != "product"
         self.embedding = Embedding(features, hidden, statistics, self.keeps_edges)
-        self.layers = nn.ModuleList(
-            ProductLayer(hidden, features) if message == "product" else EdgeLayer(hidden, message, aggregators, heads)
-            for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(_layer(message, features, hidden, aggregators, heads) for _ in range(layers))
 
     def forward(self, graph: ParameterGraph, *tensors: Mapping[str, Tensor]) -> States:
         """Read networks of one architecture.
@@ -113,6 +113,14 @@ class GraphMetanetwork(nn.Module):
         for layer in self.layers:
             nodes, edges = layer(incidences, nodes, edges)
         return States(incidences, data, nodes, tuple(edges), blocks, tuple(sizes))
+
+
+def _layer(message: Message, features: int, hidden: int, aggregators: Sequence[str], heads: int) -> nn.Module:
+    if message == "product":
+        return ProductLayer(hidden, features)
+    if message == "transformer":
+        return RelationalLayer(hidden, heads)
+    return EdgeLayer(hidden, message, aggregators, heads)
 
 
 class InvariantMetanetwork(nn.Module):

@@ -24,6 +24,7 @@ MESSAGES = {
     "edge": {},
     "film": {"aggregators": ("mean", "min", "max", "std")},
     "attention": {"heads": 2},
+    "transformer": {"heads": 2},
     "product": {},
 }
 # A group without a second parameter that carries it, or whose other uses are averaged out, has nothing to tear apart.
@@ -200,7 +201,7 @@ def test_every_weight_of_a_metanetwork_learns(message):
     sum(values.square().sum() for values in writer(graph, tensors)).backward()
     unused = {name for name, parameter in writer.named_parameters() if parameter.grad is None}
     # The roles of axes that this network does not have: third ones, places, and single ones, which nothing else reads.
-    absent = ("read.0.", "read.3.", "read.4.")
+    absent = ("read.0.", "read.3.", "read.4.", "relation.3.")
     assert not [name for name in unused if not any(role in name for role in absent)]
 
 
@@ -239,6 +240,11 @@ def test_what_does_not_fit_is_told():
         reader(graph, {name: values.expand(2, 3, *values.shape) for name, values in tensors.items()})
     with pytest.raises(ParameterError, match="no parameters"):
         reader(trace(nn.ReLU(), networks.VECTORS).parameter_graph(), {})
+    with pytest.raises(ParameterError, match="3[0-9]{3} nodes is too large"):
+        wide = nn.Sequential(nn.Linear(6, 3000), nn.Linear(3000, 2))
+        GraphMetanetwork(hidden=8, message="transformer")(
+            trace(wide, networks.VECTORS).parameter_graph(), dict(wide.named_parameters())
+        )
     with pytest.raises(ValueError, match="aggregators"):
         EdgeLayer(8, aggregators=("median",))
     with pytest.raises(ValueError, match="message"):
