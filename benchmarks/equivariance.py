@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-import hypergen
-from benchmarks.network_sweep import one_line, run_sweep, with_values
+from benchmarks.network_sweep import built_and_traced, counted_outputs, one_line, run_sweep
 from benchmarks.trace_suites import Case
 from hypergen.evaluation.results import Results, Row
 from hypergen.graph.parameter_graph import ParameterGraph
+from hypergen.graph.symmetry.verify import shared_groups, torn
 from hypergen.metanets import EquivariantMetanetwork, GraphMetanetwork, InvariantMetanetwork
 
 _MOST_PARAMETERS = 40_000_000
@@ -58,20 +58,9 @@ class Checked:
 def check(case: Case) -> Checked:
     """Build, trace and check one network."""
     result = Checked(case.name)
+    model, _, traced = built_and_traced(case, _MOST_PARAMETERS)
     try:
-        torch.manual_seed(0)
-        model = with_values(case.build()).eval()
-        size = sum(parameter.numel() for parameter in model.parameters())
-        if size > _MOST_PARAMETERS:
-            result.skipped = f"{size / 1e6:.0f} million parameters"
-            return result
-        traced = hypergen.trace(model, case.inputs() if case.inputs else None)
-    except Exception as error:
-        result.skipped = f"not traced: {one_line(error)}"
-        return result
-    try:
-        outputs = ["logits"] if traced.calls is not None and "logits" in traced.calls.outputs else None
-        graph = traced.parameter_graph(outputs)
+        graph = traced.parameter_graph(counted_outputs(traced))
         result.weights, result.unsupported = graph.num_edges, graph.unsupported
         if not graph.blocks:
             result.skipped = "no parameters"
@@ -110,13 +99,9 @@ def _check_messages(
     result.error = max(result.error, gap / whole)
     read = reader(graph, tensors)
     result.read_error = max(result.read_error, float((reader(graph, permuted) - read).norm() / read.norm()))
-    torn = [group for group in symmetry.groups if len({name for name, _ in symmetry.uses[group.name]}) > 1]
-    for number in torch.randperm(len(torn), generator=generator)[:_TORN_GROUPS].tolist():
-        group = torn[number]
-        name = max(dict(symmetry.uses[group.name]), key=lambda name: tensors[name].numel())
-        alone = symmetry.identity()
-        alone[group.name] = alone[group.name].roll(1, -1)
-        after = reader(graph, {**tensors, **symmetry.apply({name: tensors[name]}, alone)})
+    groups = shared_groups(symmetry)
+    for number in torch.randperm(len(groups), generator=generator)[:_TORN_GROUPS].tolist():
+        after = reader(graph, torn(symmetry, groups[number], tensors))
         result.least_change = min(result.least_change, float((after - read).norm() / read.norm()))
         result.torn += 1
 
@@ -133,6 +118,7 @@ def rows_of(suite: str, networks: Sequence[Checked]) -> list[Row]:
         Row(f"{suite}_skipped", len(networks) - len(done), better="lower"),
         Row(f"{suite}_equivariant_share", len(right) / max(len(done), 1), n=len(done), aim=1.0),
         Row(f"{suite}_equivariance_error_max", worst, n=len(done), aim=_TOLERANCE, better="lower"),
+        Row(f"{suite}_torn_groups", sum(network.torn for network in done), n=len(changes)),
         Row(f"{suite}_torn_groups_shown_share", shown / max(len(changes), 1), n=len(changes), aim=1.0),
         Row(f"{suite}_least_change_min", min(changes, default=float("nan")), n=len(changes)),
         Row(f"{suite}_with_unsupported", sum(bool(network.unsupported) for network in done), better="lower"),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import hypergen
 from benchmarks.fresh_process import in_fresh_process
 from benchmarks.memory import peak, start_peak
+from benchmarks.network_sweep import counted_outputs
 from benchmarks.networks import NETWORKS
 from hypergen.evaluation.results import Results, Row
 from hypergen.graph.parameter_graph import ParameterGraph
@@ -74,7 +75,7 @@ def large_rows(name: str, hidden: int, repeats: int) -> list[Row]:
     network = NETWORKS[name]()
     begun = time.perf_counter()
     traced = hypergen.trace(network)
-    graph = traced.parameter_graph(["logits"] if "logits" in traced.calls.outputs else None)  # type: ignore[union-attr]
+    graph = traced.parameter_graph(counted_outputs(traced))
     built = time.perf_counter() - begun
     state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     tensors = {block.name: state[block.name].detach() for block in graph.blocks}

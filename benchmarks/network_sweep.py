@@ -13,14 +13,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import torch
 from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+import hypergen
 from benchmarks.symmetry_cases import SUITES, cases
 from benchmarks.trace_suites import Case
 from benchmarks.trace_sweep import warm_up
 from hypergen.evaluation.results import Results, Row
+from hypergen.graph import ComputationalGraph
 
 _WIDTH = 110
 _FORK = multiprocessing.get_context("fork")
@@ -106,7 +109,39 @@ def _sweep(
         yield result
 
 
-def with_values(model: nn.Module) -> nn.Module:
+class Skipped(Exception):
+    """A network cannot be checked, for a reason that is not what is checked."""
+
+
+def built_and_traced(case: Case, most_parameters: int) -> tuple[nn.Module, Any, ComputationalGraph]:
+    """A network with values, what it is called with (None where it tells), and its graph.
+
+    Raises:
+        Skipped: It is too large, or cannot be built or traced.
+    """
+    try:
+        torch.manual_seed(0)
+        model = _with_values(case.build()).eval()
+        size = sum(parameter.numel() for parameter in model.parameters())
+        if size > most_parameters:
+            raise Skipped(f"{size / 1e6:.0f} million parameters")
+        inputs = case.inputs() if case.inputs else None
+        return model, inputs, hypergen.trace(model, inputs)
+    except Skipped:
+        raise
+    except Exception as error:
+        raise Skipped(f"not traced: {one_line(error)}") from error
+
+
+def counted_outputs(graph: ComputationalGraph) -> list[str] | None:
+    """The logits, where a network returns any; None for all outputs.
+
+    Hidden states and caches that a language model returns, too, would keep all that they are made of.
+    """
+    return ["logits"] if graph.calls is not None and "logits" in graph.calls.outputs else None
+
+
+def _with_values(model: nn.Module) -> nn.Module:
     """A network that was built on the meta device once more: its values are needed."""
     if not any(tensor.is_meta for tensor in model.state_dict(keep_vars=True).values()):
         return model
@@ -138,7 +173,10 @@ def _in_fork(check: Callable[[Case], Outcome], case: Case, limit: float) -> Outc
 
 def _send(check: Callable[[Case], Any], case: Case, connection: Connection) -> None:
     warnings.simplefilter("ignore")
-    connection.send(check(case))
+    try:
+        connection.send(check(case))
+    except Skipped as reason:
+        connection.send(str(reason))
 
 
 def _parser(name: str, description: str | None) -> argparse.ArgumentParser:

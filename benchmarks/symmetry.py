@@ -11,10 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-import hypergen
-from benchmarks.network_sweep import one_line, run_sweep, with_values
+from benchmarks.network_sweep import built_and_traced, counted_outputs, one_line, run_sweep
 from benchmarks.trace_suites import Case
 from hypergen.evaluation.results import Results, Row
 from hypergen.graph.symmetry.verify import Verification, permuted_share
@@ -55,20 +52,8 @@ class Verified:
 def verify(case: Case) -> Verified:
     """Build, trace and verify one network."""
     result = Verified(case.name)
-    try:
-        torch.manual_seed(0)
-        model = with_values(case.build()).eval()
-        size = sum(parameter.numel() for parameter in model.parameters())
-        if size > _MOST_PARAMETERS:
-            result.skipped = f"{size / 1e6:.0f} million parameters"
-            return result
-        inputs = case.inputs() if case.inputs else None
-        graph = hypergen.trace(model, inputs)
-    except Exception as error:
-        result.skipped = f"not traced: {one_line(error)}"
-        return result
-    # Hidden states and caches that a language model returns, too, would keep all that they are made of.
-    outputs = ["logits"] if "logits" in graph.calls.outputs else None
+    model, inputs, graph = built_and_traced(case, _MOST_PARAMETERS)
+    outputs = counted_outputs(graph)
     start = time.perf_counter()
     try:
         symmetry = graph.symmetry(outputs)

@@ -9,7 +9,7 @@ from torch import nn
 
 from hypergen.errors import ParameterError
 from hypergen.graph import trace
-from hypergen.graph.symmetry.verify import Verification
+from hypergen.graph.symmetry.verify import Verification, shared_groups, torn
 from hypergen.metanets import EquivariantMetanetwork, GraphMetanetwork, InvariantMetanetwork, metanetwork
 from hypergen.metanets.edge_layer import EdgeLayer
 from hypergen.metanets.edge_list import EdgeList
@@ -73,14 +73,8 @@ def test_permuting_one_parameter_alone_shows(build, message):
     graph, tensors, _ = made(build)
     reader = InvariantMetanetwork(encoder_of(message), outputs=3).double()
     before = reader(graph, tensors)
-    for group in graph.symmetry.groups:
-        users = dict(graph.symmetry.uses[group.name])
-        if len(users) < 2:
-            continue
-        name = max(users, key=lambda name: tensors[name].numel())
-        element = graph.symmetry.identity()
-        element[group.name] = element[group.name].roll(1, -1)
-        after = reader(graph, {**tensors, **graph.symmetry.apply({name: tensors[name]}, element)})
+    for group in shared_groups(graph.symmetry):
+        after = reader(graph, torn(graph.symmetry, group, tensors))
         assert (after - before).abs().max() > 1e-9 * before.abs().max()
 
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from hypergen.graph.calls import named_tensors
 from hypergen.graph.inputs import example_arguments
 from hypergen.graph.inventory import take_inventory
-from hypergen.graph.symmetry.structure import leaves
+from hypergen.graph.symmetry.structure import Group, leaves
 from hypergen.graph.symmetry.symmetry import Element, Symmetry
 from hypergen.graph.tensors import map_tensors
 
@@ -115,16 +115,23 @@ class Verification:
         Returns:
             The least difference; infinity where no group has two parameters.
         """
-        groups = [group for group in symmetry.groups if len({name for name, _ in symmetry.uses[group.name]}) > 1]
+        groups = shared_groups(symmetry)
         order = torch.randperm(len(groups), generator=self.generator)[:count].tolist()
-        least = float("inf")
-        for group in [groups[i] for i in order]:
-            name = max(dict(symmetry.uses[group.name]), key=lambda name: self.tensors[name].numel())
-            alone = symmetry.identity()
-            alone[group.name] = alone[group.name].roll(1, -1)  # a random one may change nothing
-            permuted = symmetry.apply({name: self.tensors[name]}, alone)
-            least = min(least, self.difference(self.run({**self.tensors, **permuted})))
-        return least
+        changes = (self.difference(self.run(torn(symmetry, groups[i], self.tensors))) for i in order)
+        return min(changes, default=float("inf"))
+
+
+def shared_groups(symmetry: Symmetry) -> list[Group]:
+    """The groups that permute more than one tensor, and so can be torn apart."""
+    return [group for group in symmetry.groups if len(dict(symmetry.uses[group.name])) > 1]
+
+
+def torn(symmetry: Symmetry, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with the largest of those that a group permutes permuted, and the others not."""
+    name = max(dict(symmetry.uses[group.name]), key=lambda name: tensors[name].numel())
+    alone = symmetry.identity()
+    alone[group.name] = alone[group.name].roll(1, -1)  # a random one may change nothing
+    return {**tensors, **symmetry.apply({name: tensors[name]}, alone)}
 
 
 def permuted_share(symmetry: Symmetry) -> float:
