@@ -14,7 +14,7 @@ from torch import Tensor
 from hypergen.errors import ParameterError
 from hypergen.graph.calls import Value
 from hypergen.graph.operations import MERGED
-from hypergen.graph.symmetry.incidence import INPUT, OUTPUT, Incidence, Occurrence, incidence
+from hypergen.graph.symmetry.incidence import INPUT, OUTPUT, Incidence, Occurrence
 from hypergen.graph.symmetry.structure import Group
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def build_parameter_graph(
         for name, axes in symmetry.axes.items()
         if (buffers or name in symmetry.parameters) and all(axis.size for axis in axes)
     ]
-    found = {name: incidence(symmetry.axes[name]) for name in names}
+    found = {name: symmetry.incidence(name) for name in names}
     sets = _node_sets(symmetry, found)
     starts = {node_set.group: node_set for node_set in sets}
     count = sets[-1].start + sets[-1].size if sets else 0

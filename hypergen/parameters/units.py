@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hypergen.graph.symmetry import Symmetry
-from hypergen.graph.symmetry.incidence import incidence
 from hypergen.graph.symmetry.structure import Group
 
 
@@ -25,7 +24,7 @@ def units_of(symmetry: Symmetry, name: str) -> tuple[tuple[int, ...], list[tuple
         row-major over ``group.shape``: int64, broadcastable over that shape, -1 where a value belongs to none. A group
         comes once for each axis that it takes part in.
     """
-    found = incidence(symmetry.axes[name])
+    found = symmetry.incidence(name)
     units = []
     for occurrence in (occurrence for occurrences in found.axes for occurrence in occurrences):
         if not occurrence.group.fixed:

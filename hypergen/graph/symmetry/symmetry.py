@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hypergen.errors import ParameterError, TraceError, UnknownNameError
 from hypergen.graph.calls import Calls
+from hypergen.graph.symmetry.incidence import Incidence, incidence
 from hypergen.graph.symmetry.resolve import resolve
 from hypergen.graph.symmetry.solver import UNSUPPORTED, Solver
 from hypergen.graph.symmetry.structure import Group, Structure, index, leaves
@@ -56,6 +57,16 @@ class Symmetry:
                     if group.name in found and not group.fixed:
                         found[group.name].append((name, dim))
         return {name: tuple(places) for name, places in found.items()}
+
+    @cached_property
+    def _incidences(self) -> dict[str, Incidence]:
+        return {}
+
+    def incidence(self, name: str) -> Incidence:
+        """Which groups lie along the axes of a parameter or buffer, and where; worked out once."""
+        if name not in self._incidences:
+            self._incidences[name] = incidence(self.axes[name])
+        return self._incidences[name]
 
     @property
     def simple_groups(self) -> tuple[tuple[tuple[str, int], ...], ...]:
