@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from hypergen.graph.parameter_graph import ParameterGraph
 from hypergen.metanets.edge_layer import EdgeLayer
-from hypergen.metanets.incidences import NUM_RECEIVING_ROLES, NUM_ROLES, incidences_of, others, padded, updated
+from hypergen.metanets.incidences import NUM_RECEIVING_ROLES, NUM_ROLES, incidences_of, others, padded, updated, view_of
 
 
 class Relation(NamedTuple):
@@ -55,10 +55,9 @@ class EdgeList:
             seen: dict[int, int] = {}
             for axis, role in axes:
                 order = seen[role] = seen.get(role, -1) + 1
-                view = [length if dim in axis.dims else 1 for dim, length in enumerate(block.shape)]
                 share = math.prod(block.shape[dim] for dim in others(block, axis))
                 for slot in range(axis.nodes.shape[1]):
-                    nodes = axis.nodes[:, slot].reshape(view).expand(block.shape).flatten()
+                    nodes = axis.nodes[:, slot].reshape(view_of(block, axis.dims)).expand(block.shape).flatten()
                     there = nodes < graph.num_nodes
                     weight = torch.full((int(there.sum()),), 1 / share, dtype=torch.float64) if axis.receives else None
                     found.setdefault((role, order, slot), []).append((numbers[there], nodes[there], weight))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hypergen.graph import trace
-from hypergen.metanets.metanetwork import EquivariantMetanetwork, GraphMetanetwork
+from hypergen.metanets.metanetwork import EquivariantMetanetwork, GraphMetanetwork, Message
 from hypergen.metanets.nowcasters import Forecast, NowcastNetwork, State, change_scale
 
 
@@ -35,7 +35,7 @@ class EquivariantNowcaster(NowcastNetwork):
         horizons: int = 40,
         hidden: int = 16,
         layers: int = 2,
-        message: Literal["edge", "film", "attention", "product"] = "product",
+        message: Message = "product",
         parts: int = 4,
     ) -> None:
         super().__init__()

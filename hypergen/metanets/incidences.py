@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from hypergen.errors import ParameterError
 from hypergen.graph.parameter_graph import INPUT, OUTPUT, Block, BlockAxis, ParameterGraph
 from hypergen.graph.vocabulary import OPERATIONS
 
@@ -115,6 +116,23 @@ def others(block: Block, axis: BlockAxis) -> tuple[int, ...]:
     return tuple(dim for dim in range(len(block.shape)) if dim not in axis.dims)
 
 
+def view_of(block: Block, dims: Collection[int]) -> list[int]:
+    """The shape of a block with size 1 in all axes but some."""
+    return [size if dim in dims else 1 for dim, size in enumerate(block.shape)]
+
+
+def ends_of(nodes: Tensor, incidences: Incidences, count: int) -> Tensor:
+    """The nodes of inputs and outputs in a row, ``[batch, count · channels]``.
+
+    Raises:
+        ParameterError: There are more or fewer.
+    """
+    ends = nodes[:, (incidences.kinds == 1) | (incidences.kinds == 2)]
+    if ends.shape[1] != count:
+        raise ParameterError(f"This metanetwork reads {count} inputs and outputs; got {ends.shape[1]}.")
+    return ends.flatten(1)
+
+
 def along(table: Tensor, block: Block, axis: BlockAxis) -> Tensor:
     """Read nodes along an axis.
 
@@ -133,7 +151,7 @@ def along(table: Tensor, block: Block, axis: BlockAxis) -> Tensor:
         else:
             own = table[:, start : start + len(axis.nodes)]
         total = own if total is None else total + own
-    view = [size if dim in axis.dims else 1 for dim, size in enumerate(block.shape)]
+    view = view_of(block, axis.dims)
     if total is None:
         return table.new_zeros(1, *[1] * len(view), table.shape[-1])
     return total.reshape(len(table), *view, table.shape[-1])

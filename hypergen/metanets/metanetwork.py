@@ -12,7 +12,16 @@ from hypergen.errors import ParameterError
 from hypergen.graph.parameter_graph import Block, ParameterData, ParameterGraph
 from hypergen.metanets.edge_layer import EdgeLayer
 from hypergen.metanets.embedding import Embedding, scaled, spread
-from hypergen.metanets.incidences import NUM_ROLES, SEGMENT_FEATURES, Incidences, along, incidences_of, padded
+from hypergen.metanets.incidences import (
+    NUM_ROLES,
+    SEGMENT_FEATURES,
+    Incidences,
+    along,
+    ends_of,
+    incidences_of,
+    padded,
+    view_of,
+)
 from hypergen.metanets.product_layer import ProductLayer
 from hypergen.metanets.relational_layer import RelationalLayer
 
@@ -173,10 +182,7 @@ class InvariantMetanetwork(nn.Module):
         spreads = (squares - means.square()).clamp(min=0) + 1e-5
         found = [self.block(blocks).mean(1), means.flatten(1), spreads.sqrt().flatten(1)]
         if self.ends:
-            ends = states.nodes[:, (states.incidences.kinds == 1) | (states.incidences.kinds == 2)]
-            if ends.shape[1] != self.ends:
-                raise ParameterError(f"This metanetwork reads {self.ends} inputs and outputs; got {ends.shape[1]}.")
-            found.append(ends.flatten(1))
+            found.append(ends_of(states.nodes, states.incidences, self.ends))
         return torch.cat(found, -1)
 
     def forward(self, graph: ParameterGraph, *tensors: Mapping[str, Tensor], extra: Tensor | None = None) -> Tensor:
@@ -276,4 +282,4 @@ def _segments(incidences: Incidences, block: Block) -> Iterator[tuple[Tensor, li
     for axis in block.axes:
         segments = incidences.segments(axis)
         if segments is not None:
-            yield segments, [size if dim == axis.dim else 1 for dim, size in enumerate(block.shape)]
+            yield segments, view_of(block, (axis.dim,))

@@ -19,6 +19,7 @@ from hypergen.metanets.incidences import (
     others,
     padded,
     updated,
+    view_of,
 )
 
 _LETTERS = "acdefgijklmnopqrstuvwxyz"
@@ -90,8 +91,7 @@ class ProductLayer(nn.Module):
         segments = incidences.segments(axis)
         if segments is None:
             return operand
-        view = [size if dim == axis.dim else 1 for dim, size in enumerate(block.shape)]
-        return operand + self.segments(segments.to(operand)).reshape(1, *view, -1)
+        return operand + self.segments(segments.to(operand)).reshape(1, *view_of(block, (axis.dim,)), -1)
 
     def _message(
         self,

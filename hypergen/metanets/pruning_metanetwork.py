@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hypergen.graph.parameter_graph import ParameterGraph
-from hypergen.metanets.metanetwork import EquivariantMetanetwork, GraphMetanetwork
+from hypergen.metanets.metanetwork import EquivariantMetanetwork, GraphMetanetwork, Message
 
 
 class PruningMetanetwork(nn.Module):
@@ -30,7 +29,7 @@ class PruningMetanetwork(nn.Module):
         self,
         hidden: int = 24,
         layers: int = 3,
-        message: Literal["edge", "film", "attention", "product"] = "product",
+        message: Message = "product",
         ratio: float = 1.0,
     ) -> None:
         super().__init__()

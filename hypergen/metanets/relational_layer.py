@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hypergen.errors import ParameterError
 from hypergen.graph.parameter_graph import Block, BlockAxis
 from hypergen.metanets.edge_layer import UpdatedEdges
-from hypergen.metanets.incidences import NUM_RECEIVING_ROLES, NUM_ROLES, Incidences, along, padded
+from hypergen.metanets.incidences import NUM_RECEIVING_ROLES, NUM_ROLES, Incidences, along, padded, view_of
 
 _MOST_NODES = 2048
 
@@ -85,7 +85,7 @@ class RelationalLayer(nn.Module):
         told = self.relation[role](edge.mean(others, keepdim=True) if others else edge)
         for ours, theirs in itertools.product(_numbers(block, target), _numbers(block, source)):
             pairs = (ours * count + theirs).to(edge.device)
-            pairs = pairs.expand([size if dim in dims else 1 for dim, size in enumerate(block.shape)]).flatten()
+            pairs = pairs.expand(view_of(block, dims)).flatten()
             relations = relations.index_add(1, pairs, told.flatten(1, -2))
         return relations
 
@@ -105,5 +105,4 @@ class RelationalLayer(nn.Module):
 
 def _numbers(block: Block, axis: BlockAxis) -> list[Tensor]:
     """The nodes along an axis by slot, each broadcastable over the block."""
-    view = [size if dim in axis.dims else 1 for dim, size in enumerate(block.shape)]
-    return [column.reshape(view) for column in axis.nodes.unbind(-1)]
+    return [column.reshape(view_of(block, axis.dims)) for column in axis.nodes.unbind(-1)]

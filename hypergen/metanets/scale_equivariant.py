@@ -11,8 +11,18 @@ from torch import Tensor, nn
 
 from hypergen.errors import ParameterError
 from hypergen.graph.parameter_graph import Block, BlockAxis, ParameterData, ParameterGraph
-from hypergen.metanets.incidences import FIRST, NODE_FEATURES, OWN, SECOND, Incidences, along, incidences_of, others
-from hypergen.metanets.incidences import padded as with_none
+from hypergen.metanets.incidences import (
+    FIRST,
+    NODE_FEATURES,
+    OWN,
+    SECOND,
+    Incidences,
+    along,
+    ends_of,
+    incidences_of,
+    others,
+    padded,
+)
 from hypergen.metanets.product_layer import contract
 
 _CHAIN = ("linear", "conv1d", "conv2d", "conv3d")
@@ -111,10 +121,7 @@ class ScaleEquivariantMetanetwork(nn.Module):
         incidences = incidences_of(graph)
         found = [torch.einsum("kn,bnh->bkh", incidences.kind_masks.to(invariant), invariant).flatten(1)]
         if self.ends:
-            ends = invariant[:, (incidences.kinds == 1) | (incidences.kinds == 2)]
-            if ends.shape[1] != self.ends:
-                raise ParameterError(f"This metanetwork reads {self.ends} inputs and outputs; got {ends.shape[1]}.")
-            found.append(ends.flatten(1))
+            found.append(ends_of(invariant, incidences, self.ends))
         return self.head(torch.cat(found, -1))
 
     def change(self, graph: ParameterGraph, parameters: Mapping[str, Tensor]) -> ParameterData:
@@ -122,11 +129,9 @@ class ScaleEquivariantMetanetwork(nn.Module):
         signals, data = self._read(graph, parameters)
         incidences = incidences_of(graph)
         tables = {
-            FIRST: with_none(torch.cat([self.forward_change(signals.forward), self.factors[0](signals.invariant)], -1)),
-            SECOND: with_none(
-                torch.cat([self.backward_change(signals.backward), self.factors[1](signals.invariant)], -1)
-            ),
-            OWN: with_none(self.node_change(signals.forward)),
+            FIRST: padded(torch.cat([self.forward_change(signals.forward), self.factors[0](signals.invariant)], -1)),
+            SECOND: padded(torch.cat([self.backward_change(signals.backward), self.factors[1](signals.invariant)], -1)),
+            OWN: padded(self.node_change(signals.forward)),
         }
         result = []
         for block, axes, values in zip(graph.blocks, incidences.axes, data, strict=True):
@@ -177,10 +182,10 @@ class _Layer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         shape = (len(forward), incidences.num_nodes + 1, self.hidden)
         sums = [forward.new_zeros(shape) for _ in range(3)]
-        tables = (with_none(forward), with_none(backward))
+        tables = (padded(forward), padded(backward))
         # A place in a kernel does not scale; it multiplies by 1 and what is learned of it.
         is_place = (incidences.kinds == 3).to(forward)[:, None]
-        places = with_none((self.places(incidences.node_features.to(forward)) * is_place)[None]).chunk(2, -1)
+        places = padded((self.places(incidences.node_features.to(forward)) * is_place)[None]).chunk(2, -1)
         for block, axes, values in zip(incidences.graph_blocks, incidences.axes, data, strict=True):
             by_role = {role: axis for axis, role in axes if axis.receives}
             where = [axis for axis, _ in axes if not axis.receives]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hypergen.graph import trace
-from hypergen.metanets.metanetwork import GraphMetanetwork, InvariantMetanetwork
+from hypergen.metanets.metanetwork import GraphMetanetwork, InvariantMetanetwork, Message
 
 
 class WeightFeatures:
@@ -31,7 +31,7 @@ class WeightFeatures:
         features: int = 32,
         hidden: int = 16,
         layers: int = 2,
-        message: Any = "edge",
+        message: Message = "edge",
         example_inputs: Any = None,
         seed: int = 0,
     ) -> None:
