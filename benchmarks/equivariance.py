@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.network_sweep import built_and_traced, counted_outputs, one_line, run_sweep
+from benchmarks.sweeps.network_sweep import built_and_traced, counted_outputs, one_line, run_sweep
 from benchmarks.trace_suites import Case
 from hypergen.evaluation.results import Results, Row
-from hypergen.graph.parameter_graph import ParameterGraph
-from hypergen.graph.symmetry.verify import shared_groups, torn
 from hypergen.metanets import EquivariantMetanetwork, GraphMetanetwork, InvariantMetanetwork
+from hypergen.symmetry.parameter_graph import ParameterGraph
+from hypergen.symmetry.verify import shared_groups, torn
 
 _MOST_PARAMETERS = 40_000_000
 _MOST_EDGE_STATES = 1_000_000

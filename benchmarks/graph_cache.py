@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 import hypergen
+from hypergen.architectures.by_name import build_model
 from hypergen.evaluation.results import Results, Row
-from hypergen.graph.cache import load_graph, save_graph
-from hypergen.graph.fingerprint import fingerprint
+from hypergen.graph.cache.cache import load_graph, save_graph
+from hypergen.graph.cache.fingerprint import fingerprint
 from hypergen.graph.inputs import example_arguments
-from hypergen.model_names import build_model
 
 NETWORKS = {
     "resnet50": "torchvision:resnet50",

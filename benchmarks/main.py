@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 
 from benchmarks.memory import memory_rows
-from benchmarks.networks import NETWORKS, benchmarked_generator
 from benchmarks.prediction import prediction_rows
+from benchmarks.sweeps.networks import NETWORKS, benchmarked_generator
 from hypergen.evaluation.results import Results, Row
 
 _WIDTH = 110

@@ -12,8 +12,8 @@ from rich.progress import track
 from torch import nn
 
 import hypergen
-from benchmarks.fresh_process import in_fresh_process
-from benchmarks.networks import NETWORKS, benchmarked_generator
+from benchmarks.sweeps.fresh_process import in_fresh_process
+from benchmarks.sweeps.networks import NETWORKS, benchmarked_generator
 from hypergen.evaluation.results import Row
 
 _PROC = Path("/proc/self")

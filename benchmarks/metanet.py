@@ -18,15 +18,15 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import hypergen
-from benchmarks.fresh_process import in_fresh_process
 from benchmarks.memory import peak, start_peak
-from benchmarks.network_sweep import counted_outputs
-from benchmarks.networks import NETWORKS
+from benchmarks.sweeps.edge_list import EdgeList
+from benchmarks.sweeps.fresh_process import in_fresh_process
+from benchmarks.sweeps.network_sweep import counted_outputs
+from benchmarks.sweeps.networks import NETWORKS
 from hypergen.evaluation.results import Results, Row
-from hypergen.graph.parameter_graph import ParameterGraph
 from hypergen.metanets import EquivariantMetanetwork, GraphMetanetwork
-from hypergen.metanets.edge_list import EdgeList
-from hypergen.metanets.incidences import incidences_of
+from hypergen.metanets.layers.incidences import incidences_of
+from hypergen.symmetry.parameter_graph import ParameterGraph
 
 LARGE = {"resnet50": 1.5, "gpt2_small": 2.0}  # the most seconds that a layer should take
 _MOST_GIGABYTES = 1.0

@@ -20,12 +20,12 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import hypergen
-from benchmarks.fresh_process import in_fresh_process
 from benchmarks.memory import peak, start_peak
-from benchmarks.networks import gpt2_large, gpt2_small, llama_7b, resnet50, vit_b_16
+from benchmarks.sweeps.fresh_process import in_fresh_process
+from benchmarks.sweeps.networks import gpt2_large, gpt2_small, llama_7b, resnet50, vit_b_16
 from hypergen.evaluation.results import Results, Row
-from hypergen.generators.released_files import VARIANTS
-from hypergen.parameters import distinct_value_share
+from hypergen.functional import distinct_value_share
+from hypergen.generators.published.files import VARIANTS
 
 # Target, generator, most seconds that tracing and predicting should take.
 PAIRS: tuple[tuple[Callable[[], nn.Module], str, float], ...] = (

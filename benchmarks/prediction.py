@@ -12,7 +12,7 @@ import torch
 from rich.progress import track
 
 import hypergen
-from benchmarks.networks import NETWORKS, benchmarked_generator
+from benchmarks.sweeps.networks import NETWORKS, benchmarked_generator
 from hypergen.evaluation.results import Row
 
 

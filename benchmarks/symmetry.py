@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.network_sweep import built_and_traced, counted_outputs, one_line, run_sweep
+from benchmarks.sweeps.network_sweep import built_and_traced, counted_outputs, one_line, run_sweep
 from benchmarks.trace_suites import Case
 from hypergen.evaluation.results import Results, Row
-from hypergen.graph.symmetry.verify import Verification, permuted_share
+from hypergen.symmetry.verify import Verification, permuted_share
 
 TOLERANCE = 1e-9
 _MOST_PARAMETERS = 60_000_000

@@ -20,8 +20,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.sweeps.trace_sweep import Traced, trace_in_forks, warm_up
 from benchmarks.trace_suites import SUITES, Case, load_suite
-from benchmarks.trace_sweep import Traced, trace_in_forks, warm_up
 from hypergen.evaluation.results import Results, Row
 
 _WIDTH = 110

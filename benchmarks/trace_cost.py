@@ -11,8 +11,8 @@ import torchvision
 from torch import nn
 
 import hypergen
-from benchmarks.fresh_process import in_fresh_process
 from benchmarks.memory import peak, start_peak
+from benchmarks.sweeps.fresh_process import in_fresh_process
 from hypergen.evaluation.results import Row
 
 _MEGABYTE = 2**20

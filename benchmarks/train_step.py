@@ -19,14 +19,14 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.fresh_process import in_fresh_process
 from benchmarks.memory import peak, start_peak
+from benchmarks.sweeps.fresh_process import in_fresh_process
 from hypergen.architectures import Architecture, ImageClassifierSpace
 from hypergen.data.task import CLASSIFICATION
 from hypergen.evaluation.results import Results, Row
-from hypergen.generators.graph_hypernetwork import GraphHypernetwork
-from hypergen.training.graph_hypernetwork import GraphHypernetworkTraining
-from hypergen.training.meta_batches import MetaBatch, trace_architecture
+from hypergen.generators.ghn.meta_batches import MetaBatch, trace_architecture
+from hypergen.generators.ghn.model import GraphHypernetwork
+from hypergen.generators.ghn.training import GraphHypernetworkTraining
 
 # The encoder of GHN-3 T (Knyazev et al., 2023, arXiv:2303.04143) with its decoder, and with this project's own.
 GENERATORS: dict[str, dict[str, Any]] = {

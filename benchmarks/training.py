@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
-from benchmarks.fresh_process import in_fresh_process
+from benchmarks.sweeps.fresh_process import in_fresh_process
 from hypergen.evaluation.results import Row
 
 CONFIGURATION = Path(__file__).parents[1] / "conf"
@@ -91,8 +91,8 @@ def train_plainly(steps: int) -> list[tuple[int, float]]:
 
     The same networks, images, generator and optimiser; the networks are traced when they are first drawn, too.
     """
-    from hypergen.generators.features import batch_graphs
-    from hypergen.training.meta_batches import MetaBatches, trace_architecture
+    from hypergen.generators.ghn.features import batch_graphs
+    from hypergen.generators.ghn.meta_batches import MetaBatches, trace_architecture
 
     torch.set_num_threads(1)
     module, batches, _ = _configured(steps)
@@ -127,7 +127,7 @@ def _configured(steps: int) -> tuple[Any, Any, Any]:
     from hydra.utils import instantiate
 
     import train  # noqa: F401 - sets environment variables, which are part of how it trains
-    from hypergen.run import _strategy
+    from hypergen.training.fit import _strategy
 
     with initialize_config_dir(str(CONFIGURATION), version_base="1.3"):
         config = compose("train", [f"training.steps={steps}", "output=.", "name=benchmark"])

@@ -20,18 +20,18 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.fresh_process import in_fresh_process
+from benchmarks.sweeps.fresh_process import in_fresh_process
 from hypergen.architectures import Architecture
 from hypergen.data import DigitsDataModule, ImageDataModule, ParquetImageDataModule
 from hypergen.data.in_memory import SPLITS
 from hypergen.evaluation.results import Results, Row
-from hypergen.zoo.alignment import align
-from hypergen.zoo.build import build_zoo
-from hypergen.zoo.engines import make_engine
-from hypergen.zoo.plan import ZooPlan
+from hypergen.functional.stacked import Batches, Recipe, Splits, evaluate_stacked
+from hypergen.functional.stacked_module import StackedModule
+from hypergen.symmetry.align.stacked import align
+from hypergen.zoo.build.build import build_zoo
+from hypergen.zoo.build.engines import make_engine
+from hypergen.zoo.build.plan import ZooPlan
 from hypergen.zoo.reader import Zoo
-from hypergen.zoo.stacked import Batches, Recipe, Splits, evaluate_stacked
-from hypergen.zoo.stacked_module import StackedModule
 
 _WIDTH = 110
 _MLP = Architecture("mlp", {"image_size": 8, "channels": 1, "num_classes": 10, "widths": [16], "norm": "none"})

@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from typer.testing import CliRunner
 
-from hypergen.cli import app
+from hypergen.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -11,9 +11,9 @@ from functools import partial
 import torch
 
 from benchmarks.trace_suites import Case
+from hypergen.architectures.hugging_face.small import model_class, model_class_names, small_configs, small_model
 from hypergen.graph.inputs import example_arguments
-from hypergen.graph.tensors import map_tensors
-from hypergen.hugging_face import model_class, model_class_names, small_configs, small_model
+from hypergen.graph.tracing.tensors import map_tensors
 
 _MOST_PARAMETERS = 250_000_000
 _SESSION = "takes a session object that holds a video, no tensors"

@@ -10,9 +10,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from hypergen.architectures.architecture import Architecture
-from hypergen.architectures.conv_nets import ConvNet
-from hypergen.architectures.dense_net import DenseNet
-from hypergen.architectures.token_nets import Mixer, VisionTransformer
+from hypergen.architectures.families.conv_nets import ConvNet
+from hypergen.architectures.families.dense_net import DenseNet
+from hypergen.architectures.families.token_nets import Mixer, VisionTransformer
 
 
 class Cost(NamedTuple):

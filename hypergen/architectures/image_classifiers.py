@@ -10,7 +10,7 @@ from hypergen.architectures.architecture import JSON, Architecture
 from hypergen.architectures.cost import network_cost
 from hypergen.architectures.draws import FAMILY_NORMS, Ranges, draw_config
 from hypergen.architectures.families import image_classifier_families
-from hypergen.architectures.layers import ACTIVATIONS
+from hypergen.architectures.families.layers import ACTIVATIONS
 
 HELD_OUT_FAMILY = "inverted_bottleneck"
 TRAINING_FAMILIES = tuple(family for family in image_classifier_families() if family != HELD_OUT_FAMILY)
@@ -32,8 +32,8 @@ class ImageClassifierSpace:
         max_multiply_adds: Per image; None for 10,000 per pixel, which keeps a training step cheap.
         families: Families to draw from; None for all that training shows (all but the inverted bottleneck).
         norms: Of ``"batch"``, ``"layer"``, ``"group"``, ``"none"``. A family that supports none of them is an error.
-        activations: Names in :data:`hypergen.architectures.layers.ACTIVATIONS`; None for all. Softplus is used in MLPs
-            and behind batch norm only, where networks with it learn.
+        activations: Names in :data:`~hypergen.architectures.families.layers.ACTIVATIONS`; None for all. Softplus is
+            used in MLPs and behind batch norm only, where networks with it learn.
         depth: Fewest and most blocks (hidden layers of an MLP).
         conv_width: Narrowest and widest last stage of a convolutional network.
         dense_growth: Least and greatest growth of a dense network.

@@ -10,8 +10,8 @@ from typing import Any
 
 from hypergen.architectures.architecture import JSON, Architecture
 from hypergen.architectures.cost import network_cost
-from hypergen.architectures.gpt import POSITIONS
-from hypergen.architectures.layers import ACTIVATIONS
+from hypergen.architectures.families.gpt import POSITIONS
+from hypergen.architectures.families.layers import ACTIVATIONS
 
 LANGUAGE_MODEL_SPLITS: dict[str, tuple[int, dict[str, Any]]] = {
     # The seed of the first architecture, and what differs from training, whose seeds count from 0.
@@ -37,7 +37,7 @@ class LanguageModelSpace:
         width: Narrowest and widest token, multiples of 16.
         mlp_ratios: Hidden over outer widths of the feed-forward parts.
         norms: Of ``"layer"`` and ``"rms"``.
-        activations: Names in :data:`hypergen.architectures.layers.ACTIVATIONS`.
+        activations: Names in :data:`hypergen.architectures.families.layers.ACTIVATIONS`.
         positions: Of ``"learned"`` and ``"rotary"``.
 
     Raises:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from hypergen.evaluation.image_data import ImageData
-from hypergen.parameters import calibrate_batch_norm, fit_ridge_head
-from hypergen.parameters.batches import evaluation_mode
+from hypergen.functional import calibrate_batch_norm, fit_ridge_head
+from hypergen.functional.batches import evaluation_mode
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 512) -> float:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from hypergen.architectures import Architecture, language_model_split
 from hypergen.data.task import LANGUAGE_MODELLING
+from hypergen.evaluation.image_classifiers.protocol import predict_architecture
 from hypergen.evaluation.image_data import HasTensors, ImageData
 from hypergen.evaluation.parallel import map_tasks, pack, unpack
-from hypergen.evaluation.protocol import predict_architecture
 from hypergen.evaluation.results import Results, Row
 from hypergen.evaluation.short_training import build_default, derived_seed, training_steps
-from hypergen.parameters import apply_parameters, distinct_value_share
-from hypergen.parameters.batches import evaluation_mode
+from hypergen.functional import apply_parameters, distinct_value_share
+from hypergen.functional.batches import evaluation_mode
 
 SPLITS = ("test", "wide", "deep")
 AIMS = {"steps_ratio": 0.5, "share_of_parameters_predicted": 1.0, "distinct_value_share": 0.99}

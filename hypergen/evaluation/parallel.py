@@ -94,7 +94,7 @@ def _context() -> Any:
     # Forking this process would copy its threads' locks and autograd's state; a server that has only imported the
     # package forks in milliseconds and shares those pages.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hypergen.evaluation.parallel", "hypergen.evaluation.one_architecture"])
+    context.set_forkserver_preload([__name__, "hypergen.evaluation.image_classifiers.one_architecture"])
     return context
 
 

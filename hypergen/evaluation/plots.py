@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from hypergen.evaluation.figures import EVALUATED_SPLITS, mean_accuracy
-from hypergen.evaluation.records import ArchitectureRecord, StepsComparison
+from hypergen.evaluation.image_classifiers.figures import EVALUATED_SPLITS, mean_accuracy
+from hypergen.evaluation.image_classifiers.records import ArchitectureRecord, StepsComparison
 from hypergen.evaluation.steps import StepsCount
 
 PREDICTED = "#c8102e"

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from hypergen.errors import CheckpointError, ParameterError
+from hypergen.functional import Parameters, check_parameters, expected_shapes
+from hypergen.functional.check import is_finite
 from hypergen.generators.checkpoint import GeneratorCheckpoint, locate, provenance, read_checkpoint, write_checkpoint
 from hypergen.generators.model_card import model_card
 from hypergen.generators.registry import generator_class
 from hypergen.graph import ComputationalGraph, trace
-from hypergen.parameters import Parameters, check_parameters, expected_shapes
-from hypergen.parameters.check import is_finite
 
 _SHOWN = 10
 

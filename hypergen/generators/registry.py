@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 GeneratorClass = TypeVar("GeneratorClass", bound="type[Generator]")
 
-RELEASED = Path(__file__).parent / "released"
+RELEASED = Path(__file__).parent / "pretrained"
 
 # Classes of this package, imported when a checkpoint names them. A checkpoint can only ever name what is registered:
 # importing what a file asks for would be running it.
 _BUILT_IN = {
-    "AutoregressiveGenerator": "hypergen.generators.autoregressive_generator",
-    "CheckpointTransformer": "hypergen.generators.checkpoint_transformer",
-    "GraphHypernetwork": "hypergen.generators.graph_hypernetwork",
-    "HyperRepresentation": "hypergen.generators.hyper_representation",
-    "LatentDiffusion": "hypergen.generators.latent_diffusion",
-    "RecurrentDiffusion": "hypergen.generators.recurrent_diffusion",
-    "ReleasedGraphHypernetwork": "hypergen.generators.released",
+    "AutoregressiveGenerator": "hypergen.generators.autoregressive.model",
+    "CheckpointTransformer": "hypergen.generators.checkpoint_transformer.model",
+    "GraphHypernetwork": "hypergen.generators.ghn.model",
+    "HyperRepresentation": "hypergen.generators.hyper_representation.model",
+    "LatentDiffusion": "hypergen.generators.latent_diffusion.model",
+    "RecurrentDiffusion": "hypergen.generators.recurrent_diffusion.model",
+    "ReleasedGraphHypernetwork": "hypergen.generators.published.model",
 }
 _classes: dict[str, type[Generator]] = {}
 
@@ -105,7 +105,7 @@ def load_generator(name: str | os.PathLike[str], *, device: str | torch.device |
         published = _published(name, released)
         return published if device is None else published.to(device)
     elif path.is_file() and path.suffix == ".pt":
-        from hypergen.generators.released_files import read_released
+        from hypergen.generators.published.files import read_released
 
         return read_released(path).to(device)
     else:
@@ -116,7 +116,7 @@ def load_generator(name: str | os.PathLike[str], *, device: str | torch.device |
 
 def _published(name: str, released: list[str]) -> Generator:
     """A published system by the name of its released file, or untrained by its own name."""
-    from hypergen.generators.released_files import (
+    from hypergen.generators.published.files import (
         HUB_FILES,
         MAGNITUDE_INVARIANT,
         VARIANTS,

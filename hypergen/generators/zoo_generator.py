@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hypergen.errors import GeneratorError, ParameterError
+from hypergen.functional import Parameters, check_parameters
+from hypergen.functional.check import is_finite
 from hypergen.generators.generator import Generator
 from hypergen.graph import ComputationalGraph
-from hypergen.parameters import Parameters, check_parameters
-from hypergen.parameters.check import is_finite
 
 if TYPE_CHECKING:
     from hypergen.generators.zoo_pipeline import ZooPipeline

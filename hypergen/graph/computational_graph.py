@@ -17,8 +17,8 @@ from hypergen.graph.calls import Calls
 from hypergen.graph.vocabulary import has_own_type
 
 if TYPE_CHECKING:
-    from hypergen.graph.parameter_graph import ParameterGraph
-    from hypergen.graph.symmetry import Symmetry
+    from hypergen.symmetry import Symmetry
+    from hypergen.symmetry.parameter_graph import ParameterGraph
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class ComputationalGraph:
             TraceError: The graph was not traced, so that nothing is known of the operations' arguments.
             UnknownNameError: The network returns nothing of that name.
         """
-        from hypergen.graph.symmetry import find_symmetry
+        from hypergen.symmetry import find_symmetry
 
         if self.calls is None:
             raise TraceError("This graph has no record of calls to find its symmetry from; make it with trace(model).")
@@ -167,7 +167,7 @@ class ComputationalGraph:
             TraceError: The graph was not traced.
             UnknownNameError: The network returns nothing of that name.
         """
-        from hypergen.graph.parameter_graph import build_parameter_graph
+        from hypergen.symmetry.parameter_graph import build_parameter_graph
 
         return build_parameter_graph(self, outputs, buffers)
 
@@ -182,7 +182,7 @@ class ComputationalGraph:
         Raises:
             ValueError: The suffix is none of these.
         """
-        from hypergen.graph.draw import draw
+        from hypergen.graph.visualize.draw import draw
 
         draw(self, path, folded)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hypergen.graph.vocabulary import OPERATIONS
-from hypergen.metanets.incidences import (
+from hypergen.metanets.layers.incidences import (
     BLOCK_FEATURES,
     NODE_FEATURES,
     PARAMETER_ROLES,

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hypergen.errors import ParameterError
-from hypergen.graph.parameter_graph import Block, ParameterData, ParameterGraph
-from hypergen.metanets.edge_layer import EdgeLayer
 from hypergen.metanets.embedding import Embedding, scaled, spread
-from hypergen.metanets.incidences import (
+from hypergen.metanets.layers.edge_layer import EdgeLayer
+from hypergen.metanets.layers.incidences import (
     NUM_ROLES,
     SEGMENT_FEATURES,
     Incidences,
@@ -22,8 +21,9 @@ from hypergen.metanets.incidences import (
     padded,
     view_of,
 )
-from hypergen.metanets.product_layer import ProductLayer
-from hypergen.metanets.relational_layer import RelationalLayer
+from hypergen.metanets.layers.product_layer import ProductLayer
+from hypergen.metanets.layers.relational_layer import RelationalLayer
+from hypergen.symmetry.parameter_graph import Block, ParameterData, ParameterGraph
 
 Message = Literal["edge", "film", "attention", "transformer", "product"]
 _CHUNK = 2**22  # values of a weight's hidden channels that are decoded at once

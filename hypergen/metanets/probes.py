@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hypergen.zoo.stacked_module import StackedModule
+from hypergen.functional.stacked_module import StackedModule
 
 
 class Probes(nn.Module):

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hypergen.errors import ParameterError
-from hypergen.graph.parameter_graph import Block, BlockAxis, ParameterData, ParameterGraph
-from hypergen.metanets.incidences import (
+from hypergen.metanets.layers.incidences import (
     FIRST,
     NODE_FEATURES,
     OWN,
@@ -23,7 +22,8 @@ from hypergen.metanets.incidences import (
     others,
     padded,
 )
-from hypergen.metanets.product_layer import contract
+from hypergen.metanets.layers.product_layer import contract
+from hypergen.symmetry.parameter_graph import Block, BlockAxis, ParameterData, ParameterGraph
 
 _CHAIN = ("linear", "conv1d", "conv2d", "conv3d")
 

@@ -22,18 +22,6 @@ from hypergen.errors import CheckpointError
 LAST = "last.ckpt"
 INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_GRACE_SECONDS = 10
-
-
-def outlive_signals(worker: int) -> None:
-    """Let a loader worker outlive the signals that its process stops on by some seconds; for ``worker_init_fn``.
-
-    Ctrl-C and ``timeout`` reach every process of a run, and a loader that loses a worker fails before it can be saved.
-    SIGTERM still ends the worker in the end: its process sends it on leaving, and waits.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):  # Windows has neither it nor process groups that share a signal
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
 
 
 class TrainingInterrupted(KeyboardInterrupt):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hypergen.architectures import load_split
+from hypergen.architectures.by_name import build_model
 from hypergen.architectures.split_files import SPLITS
 from hypergen.errors import HypergenError
-from hypergen.model_names import build_model
 
 
 def build_target(name: str) -> nn.Module:
@@ -20,7 +20,7 @@ def build_target(name: str) -> nn.Module:
 
     Args:
         name: ``SPLIT:INDEX``, an architecture of a split, such as ``test:0``; or what
-            :func:`hypergen.model_names.build_model` takes, such as ``timm:resnet18``.
+            :func:`hypergen.architectures.by_name.build_model` takes, such as ``timm:resnet18``.
 
     Raises:
         HypergenError: The split has no such index, or no model has this name.

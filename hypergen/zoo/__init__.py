@@ -5,19 +5,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hypergen.zoo.layout import Entry, Layout
     from hypergen.zoo.reader import Zoo
-    from hypergen.zoo.stacked import Recipe, Snapshot, train_stacked
     from hypergen.zoo.writer import ZooWriter
 
-__all__ = ["Entry", "Layout", "Recipe", "Snapshot", "Zoo", "ZooWriter", "train_stacked"]
+__all__ = ["Entry", "Layout", "Zoo", "ZooWriter"]
 
 _MODULES = {
     "Entry": "layout",
     "Layout": "layout",
-    "Recipe": "stacked",
-    "Snapshot": "stacked",
     "Zoo": "reader",
     "ZooWriter": "writer",
-    "train_stacked": "stacked",
 }
 
 

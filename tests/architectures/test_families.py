@@ -91,7 +91,7 @@ def test_options(family, option):
 
 
 def test_every_activation():
-    from hypergen.architectures.layers import ACTIVATIONS
+    from hypergen.architectures.families.layers import ACTIVATIONS
 
     for activation in ACTIVATIONS:
         check("cnn", config_of("cnn", activation=activation))

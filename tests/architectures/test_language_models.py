@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from hypergen.architectures import Architecture, LanguageModelSpace, TrainingStream, language_model_split
-from hypergen.architectures.gpt import GPT, rotated
+from hypergen.architectures.families.gpt import GPT, rotated
 from hypergen.architectures.language_models import LANGUAGE_MODEL_SPLITS
-from hypergen.generators.features import graph_features
+from hypergen.generators.ghn.features import graph_features
 from hypergen.graph import trace
 
 SIZES = {"vocabulary": 20, "context": 12, "width": 32, "depth": 2, "heads": 2}

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from benchmarks import trace as benchmark
-from benchmarks import trace_sweep
+from benchmarks.sweeps import trace_sweep
+from benchmarks.sweeps.trace_sweep import Traced, trace_in_forks
 from benchmarks.trace_suites import Case
-from benchmarks.trace_sweep import Traced, trace_in_forks
 
 
 class Fails(nn.Module):

@@ -3,7 +3,11 @@ import json
 import pytest
 
 from hypergen.evaluation import EVALUATED_SPLITS, Baselines, ImageData, compute_baselines, load_baselines
-from hypergen.evaluation.baseline_training import BaselineTask, count_default_steps, train_with_tuned_rate
+from hypergen.evaluation.image_classifiers.baseline_training import (
+    BaselineTask,
+    count_default_steps,
+    train_with_tuned_rate,
+)
 
 
 def test_training_helps_and_more_of_it_helps_more(baselines, splits):
@@ -47,7 +51,7 @@ def test_what_does_not_fit_is_refused(baselines, images, splits, protocol, make_
     fingerprint = images.fingerprint()
     baselines.require(fingerprint, splits)
     other = make_mlp(widths=[40])
-    with pytest.raises(ValueError, match=rf"wide/{other.name}.*hypergen.evaluation.trained_baselines"):
+    with pytest.raises(ValueError, match=rf"wide/{other.name}.*image_classifiers.trained_baselines"):
         baselines.require(fingerprint, {"wide": [other]})
     swapped = ImageData(images.test, images.validation, images.train)
     with pytest.raises(ValueError, match="other images"):
@@ -58,7 +62,7 @@ def test_what_does_not_fit_is_refused(baselines, images, splits, protocol, make_
 
 def test_bad_files_are_refused(tmp_path):
     path = tmp_path / "baselines.json"
-    with pytest.raises(FileNotFoundError, match="hypergen.evaluation.trained_baselines"):
+    with pytest.raises(FileNotFoundError, match="hypergen.evaluation.image_classifiers.trained_baselines"):
         load_baselines(path)
     for content in ("{", json.dumps({"records": []}), json.dumps([])):
         path.write_text(content)

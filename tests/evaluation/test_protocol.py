@@ -6,8 +6,8 @@ import torch
 
 from hypergen.errors import GeneratorError
 from hypergen.evaluation import AIMS, Results, evaluate_image_classifier_generator
-from hypergen.evaluation.figures import rows_of, worst_decile
-from hypergen.evaluation.records import ArchitectureRecord
+from hypergen.evaluation.image_classifiers.figures import rows_of, worst_decile
+from hypergen.evaluation.image_classifiers.records import ArchitectureRecord
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from torch import nn
 from hypergen.architectures import ImageClassifierSpace, TrainingStream
 from hypergen.data import DigitsDataModule
 from hypergen.errors import ParameterError
-from hypergen.evaluation.unseen_networks import evaluate_on_unseen_networks
+from hypergen.evaluation.image_classifiers.unseen_networks import evaluate_on_unseen_networks
 from hypergen.generators import load_generator
 
 

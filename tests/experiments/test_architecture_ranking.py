@@ -3,9 +3,9 @@ from functools import partial
 import pytorch_lightning as pl
 import torch
 
+from experiments.architecture_ranking.run import train_architecture_ranking
+from experiments.architecture_ranking.training import ArchitectureRanking
 from hypergen.data import DigitsDataModule
-from hypergen.experiments.architecture_ranking import train_architecture_ranking
-from hypergen.training.architecture_ranking import ArchitectureRanking
 
 
 def test_the_experiment_writes_a_figure_for_each_method(tmp_path):

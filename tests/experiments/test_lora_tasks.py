@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 import hypergen
+from experiments.lora_tasks.run import gain_rows, text_sampler, train_lora_tasks
+from experiments.lora_tasks.zoo import LanguageModel, LetterTask, LetterTasks, answering, trained_parameters
+from experiments.shared.task_zoo import Learner
 from hypergen.errors import GeneratorError, ParameterError
 from hypergen.evaluation.results import Row
-from hypergen.experiments.lora_tasks import gain_rows, text_sampler, train_lora_tasks
-from hypergen.experiments.lora_zoo import LanguageModel, LetterTask, LetterTasks, answering, trained_parameters
-from hypergen.experiments.task_zoo import Learner
-from hypergen.generators.latent_diffusion import LatentDiffusion
-from hypergen.training.latent_diffusion import LatentDiffusionTraining
-from hypergen.training.network_batches import LayoutNetworks, TrainingZoo
+from hypergen.functional.stacked import Recipe, train_stacked
+from hypergen.generators.latent_diffusion.model import LatentDiffusion
+from hypergen.generators.latent_diffusion.training import LatentDiffusionTraining
+from hypergen.generators.tokens.network_batches import LayoutNetworks, TrainingZoo
 from hypergen.zoo import Zoo
-from hypergen.zoo.stacked import Recipe, train_stacked
 
 pytest.importorskip("peft")
 LETTERS = LetterTasks(words={"train": 64, "validation": 8, "test": 8})

@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 
+from experiments.merging.run import Curve, train_merging, walk
 from hypergen.architectures import Architecture
 from hypergen.data import DigitsDataModule
-from hypergen.experiments.merging import Curve, train_merging, walk
 
 SHAPE = {"image_size": 8, "channels": 1, "num_classes": 10}
 MLP = Architecture("mlp", {**SHAPE, "widths": [32], "norm": "batch"})

@@ -6,13 +6,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from hypergen.experiments.nowcasting import Seeds, train_nowcasting
-from hypergen.experiments.nowcasting_runs import Budget, Method, StackedAdam, course, curves, first_checks
-from hypergen.experiments.nowcasting_tasks import digits_problems, earlier_problems, unseen_problems
-from hypergen.metanets.nowcasters import LinearExtrapolation
-from hypergen.metanets.trend_nowcaster import TrendMLP
-from hypergen.training.nowcaster import Nowcaster
-from hypergen.training.nowcasting import NowcastingTraining
+from experiments.nowcasting.run import Seeds, train_nowcasting
+from experiments.nowcasting.runs import Budget, Method, StackedAdam, course, curves, first_checks
+from experiments.nowcasting.tasks import digits_problems, earlier_problems, unseen_problems
+from hypergen.metanets.nowcasting.nowcaster import LinearExtrapolation
+from hypergen.metanets.nowcasting.optimizer import Nowcaster
+from hypergen.metanets.nowcasting.training import NowcastingTraining
+from hypergen.metanets.nowcasting.trend import TrendMLP
 
 BUDGET = Budget(steps=20, period=10, interval=2, check_every=5)
 

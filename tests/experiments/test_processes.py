@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from hypergen.experiments.processes import cpu_seconds, executor, seconds_since_start
+from experiments.shared.processes import cpu_seconds, executor, seconds_since_start
 
 
 def fail() -> None:

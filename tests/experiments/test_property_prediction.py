@@ -4,16 +4,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from experiments.property_prediction.measured_zoo import from_targets, measured_zoo, to_targets
+from experiments.property_prediction.run import train_property_prediction
 from hypergen.architectures import Architecture
 from hypergen.data.digits import DigitsDataModule
 from hypergen.errors import HypergenError
-from hypergen.evaluation import property_baselines
-from hypergen.experiments.measured_zoo import from_targets, measured_zoo, to_targets
-from hypergen.experiments.property_prediction import train_property_prediction
-from hypergen.metanets.property_predictor import PropertyPredictor
-from hypergen.training.property_prediction import PropertyPrediction
-from hypergen.zoo.plan import ZooPlan
-from hypergen.zoo.stacked import seen_images
+from hypergen.evaluation.properties import baselines as property_baselines
+from hypergen.functional.stacked import seen_images
+from hypergen.metanets.property_prediction.model import PropertyPredictor
+from hypergen.metanets.property_prediction.training import PropertyPrediction
+from hypergen.zoo.build.plan import ZooPlan
 
 IMAGE = {"image_size": 8, "channels": 1, "num_classes": 10}
 METHODS = {"metanetwork": True, "probes_alone": False}

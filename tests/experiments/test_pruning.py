@@ -4,11 +4,11 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 
+from experiments.pruning.run import METHODS, train_pruning
 from hypergen.architectures import Architecture
 from hypergen.data import DigitsDataModule
-from hypergen.experiments.pruning import METHODS, train_pruning
-from hypergen.metanets.pruning_metanetwork import PruningMetanetwork
-from hypergen.training.meta_pruning import MetaPruningTraining
+from hypergen.metanets.meta_pruning.model import PruningMetanetwork
+from hypergen.metanets.meta_pruning.training import MetaPruningTraining
 
 
 def test_the_experiment_compares_methods_at_the_same_cost(tmp_path):

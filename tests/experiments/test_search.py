@@ -8,8 +8,8 @@ from hypergen.data import DigitsDataModule
 
 optuna = pytest.importorskip("optuna")
 pytest.importorskip("gpytorch")
-from hypergen.experiments.search import METHODS, compare_searches, exact_p_value, search, weight_summary  # noqa: E402
-from hypergen.experiments.search_table import SearchProblem  # noqa: E402
+from experiments.search.run import METHODS, compare_searches, exact_p_value, search, weight_summary  # noqa: E402
+from experiments.search.table import SearchProblem  # noqa: E402
 
 SHAPE = {"image_size": 8, "channels": 1, "num_classes": 10, "norm": "none"}
 

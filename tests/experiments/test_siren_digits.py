@@ -5,14 +5,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from experiments.siren_digits.baselines import DrawnPictures, baseline_edits, errors, finetuning_errors
+from experiments.siren_digits.classification import SirenClassification
+from experiments.siren_digits.editing import SirenEditing
+from experiments.siren_digits.run import train_siren_digits
+from experiments.siren_digits.zoo import fit_sirens, render, stacked_siren
 from hypergen.data import DigitsDataModule
 from hypergen.errors import HypergenError
-from hypergen.evaluation.siren_baselines import DrawnPictures, baseline_edits, errors, finetuning_errors
-from hypergen.experiments.siren_digits import train_siren_digits
-from hypergen.training.siren_classification import SirenClassification
-from hypergen.training.siren_editing import SirenEditing
 from hypergen.zoo import Zoo
-from hypergen.zoo.siren import fit_sirens, render, stacked_siren
 
 
 def train(output, **options):

@@ -14,9 +14,9 @@ from torch.nn.utils import parametrizations
 
 import hypergen
 from hypergen.graph import ComputationalGraph, trace
-from hypergen.graph.cache import cache_folder, load_graph, save_graph
+from hypergen.graph.cache.cache import cache_folder, load_graph, save_graph
+from hypergen.graph.cache.fingerprint import UnknownContentError, fingerprint
 from hypergen.graph.calls import Calls
-from hypergen.graph.fingerprint import UnknownContentError, fingerprint
 
 ROOT = Path(hypergen.__file__).parents[1]
 
@@ -56,7 +56,7 @@ def same(one, other):
 @pytest.fixture
 def count_traces(monkeypatch):
     """How often a network was really traced."""
-    module = sys.modules["hypergen.graph.trace"]
+    module = sys.modules["hypergen.graph.tracing.trace"]
     climb, traced = module._climb, []
     monkeypatch.setattr(module, "_climb", lambda *arguments: traced.append(1) or climb(*arguments))
     return traced
@@ -74,7 +74,7 @@ def test_the_second_trace_is_read(tmp_path, count_traces):
 def test_every_field_survives(name, tmp_path):
     pytest.importorskip("transformers")
     pytest.importorskip("timm")
-    from hypergen.model_names import build_model
+    from hypergen.architectures.by_name import build_model
 
     model = build_model(name)
     graph = trace(model)
@@ -190,7 +190,7 @@ def test_edited_code_changes_the_key(key_of, tmp_path):
     key = key_of()
     assert len({key, key_of(body="x.tanh()"), key_of(factor="3")}) == 3
     assert key_of() == key
-    code = "import edited_net, hypergen.graph.fingerprint as f; print(f.fingerprint(edited_net.Net()))"
+    code = "import edited_net, hypergen.graph.cache.fingerprint as f; print(f.fingerprint(edited_net.Net()))"
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
     assert done.stdout.strip() == key, done.stderr  # the same in every process

@@ -1,4 +1,4 @@
-"""Inputs that networks of other libraries tell; Hugging Face's are in tests/test_hugging_face.py."""
+"""Inputs that networks of other libraries tell; Hugging Face's are in tests/architectures/test_hugging_face.py."""
 
 import diffusers
 import pytest

@@ -12,7 +12,7 @@ from hypergen.graph import trace
 from hypergen.graph.computational_graph import edge_tensor
 from hypergen.graph.properties import violations
 from hypergen.graph.vocabulary import OPERATIONS
-from tests.graph.hand_written import Net, parameter
+from tests.graph.tracing.hand_written import Net, parameter
 
 
 def example():
@@ -137,7 +137,7 @@ def test_eager_and_fused_attention_of_hugging_face_are_the_same_graph(network):
 
 def read(model):
     """What a generator reads of a network's nodes, and where they come from."""
-    from hypergen.generators.features import CONTRACTED
+    from hypergen.generators.ghn.features import CONTRACTED
 
     graph = trace(model).without(CONTRACTED)
     incoming = [[] for _ in graph.nodes]

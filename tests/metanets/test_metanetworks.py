@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.sweeps.edge_list import EdgeList
 from hypergen.errors import ParameterError
 from hypergen.graph import trace
-from hypergen.graph.symmetry.verify import Verification, shared_groups, torn
 from hypergen.metanets import EquivariantMetanetwork, GraphMetanetwork, InvariantMetanetwork, metanetwork
-from hypergen.metanets.edge_layer import EdgeLayer
-from hypergen.metanets.edge_list import EdgeList
-from hypergen.metanets.incidences import incidences_of
+from hypergen.metanets.layers.edge_layer import EdgeLayer
+from hypergen.metanets.layers.incidences import incidences_of
+from hypergen.symmetry.verify import Verification, shared_groups, torn
 
 _PATH = Path(__file__).parents[1] / "graph" / "symmetry" / "networks.py"
 _SPEC = importlib.util.spec_from_file_location("symmetry_networks", _PATH)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from hypergen.functional.stacked_module import StackedModule
 from hypergen.metanets.probes import Probes
-from hypergen.zoo.stacked_module import StackedModule
 
 SHAPE = (1, 4, 4)
 

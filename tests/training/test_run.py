@@ -12,8 +12,8 @@ import torch
 from torch.multiprocessing import ProcessRaisedException
 
 from hypergen.errors import CheckpointError, HypergenError
-from hypergen.run import _fork_can_train
 from hypergen.training.checkpoints import INTERRUPTED, LastCheckpoint, TrainingInterrupted, read_checkpoint
+from hypergen.training.fit import _fork_can_train
 
 ROOT = Path(__file__).parents[2]
 FAST = ("debug=fast", "evaluate=false", "trainer=cpu", "trainer.max_time=null", "meta_batches.architectures=6")

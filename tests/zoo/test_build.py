@@ -10,9 +10,9 @@ import torch
 from hypergen.architectures import Architecture
 from hypergen.errors import CheckpointError, HypergenError, UnknownNameError
 from hypergen.zoo import Zoo
-from hypergen.zoo.build import build_zoo
-from hypergen.zoo.engines import LocalEngine, make_engine
-from hypergen.zoo.plan import Task, ZooPlan, binary_relabellings, permuted_labels
+from hypergen.zoo.build.build import build_zoo
+from hypergen.zoo.build.engines import LocalEngine, make_engine
+from hypergen.zoo.build.plan import Task, ZooPlan, binary_relabellings, permuted_labels
 
 
 def architecture(*widths, classes=3):

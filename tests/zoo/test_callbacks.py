@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hypergen.zoo import Zoo
-from hypergen.zoo.lightning_callback import ZooCallback
+from hypergen.zoo.callbacks.lightning import ZooCallback
 
 
 class Module(pl.LightningModule):
@@ -103,7 +103,7 @@ def test_runs_of_the_hugging_face_trainer_are_collected(tmp_path, monkeypatch):
     pytest.importorskip("accelerate")
     # From the root of this repository, transformers takes the folder datasets/ for the library of that name.
     monkeypatch.setattr("transformers.trainer.is_datasets_available", lambda: False)
-    from hypergen.zoo.trainer_callback import ZooTrainerCallback
+    from hypergen.zoo.callbacks.hugging_face import ZooTrainerCallback
 
     config = transformers.BertConfig(
         vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=2

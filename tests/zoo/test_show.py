@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from hypergen.cli import app
+from hypergen.cli.main import app
 from hypergen.errors import HypergenError
 from hypergen.zoo import Zoo, ZooWriter
 from hypergen.zoo.pictures import write_pictures

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.fresh_process import in_fresh_process
+from benchmarks.sweeps.fresh_process import in_fresh_process
 from hypergen.errors import CheckpointError, HypergenError, ParameterError, UnknownNameError
 from hypergen.zoo import Layout, Zoo, ZooWriter
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from hypergen.graph.inventory import on_loan, take_inventory
-from hypergen.graph.known_values import KnownValues
-from hypergen.graph.recorder import Recorder
-from hypergen.graph.tensors import map_tensors, tensors_in
+from hypergen.graph.tracing.inventory import on_loan, take_inventory
+from hypergen.graph.tracing.known_values import KnownValues
+from hypergen.graph.tracing.recorder import Recorder
+from hypergen.graph.tracing.tensors import map_tensors, tensors_in
 
 # How models complain of a prompt that has another number of placeholders than what they are shown has vectors.
 _COMPLAINT = re.compile(r"tokens: \d+, features:? (\d+)")

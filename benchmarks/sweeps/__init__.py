@@ -1,0 +1,1 @@
+"""What benchmarks share: sweeps over many networks, fresh processes, the networks themselves."""

@@ -1,0 +1,190 @@
+"""Checks of many networks, each in a process of its own: what the sweeps of symmetry and equivariance share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+import hypergen
+from benchmarks.sweeps.symmetry_cases import SUITES, cases
+from benchmarks.sweeps.trace_sweep import warm_up
+from benchmarks.trace_suites import Case
+from hypergen.evaluation.results import Results, Row
+from hypergen.graph import ComputationalGraph
+
+_WIDTH = 110
+_FORK = multiprocessing.get_context("fork")
+
+
+class Checked(Protocol):
+    """What came out of checking one network: a dataclass with at least these.
+
+    Attributes:
+        skipped: Why it was not checked, where the reason is not what is checked; empty for a network that was.
+        failure: What went wrong.
+        unsupported: Operations without a rule of symmetry.
+    """
+
+    __dataclass_fields__: Any
+    skipped: str
+    failure: str
+    unsupported: tuple[str, ...]
+
+
+Outcome = TypeVar("Outcome", bound=Checked)
+
+
+def run_sweep(
+    name: str,
+    description: str | None,
+    check: Callable[[Case], Outcome],
+    skipped: Callable[[str, str], Outcome],
+    rows_of: Callable[[str, Sequence[Outcome]], list[Row]],
+    arguments: Sequence[str] | None = None,
+) -> Results:
+    """Check networks as the command line says; print a line per failure, the table and, last, its JSON.
+
+    Args:
+        name: Of the benchmark.
+        description: For its help.
+        check: Checks one network.
+        skipped: Makes what stands for a network that was not checked, from its name and the reason.
+        rows_of: The figures of a suite.
+        arguments: Of the command line; None for the process's own.
+    """
+    options = _parser(name, description).parse_args(arguments)
+    rows: list[Row] = []
+    for suite in SUITES if options.suite == "all" else (options.suite,):
+        fitting = [case for case in cases(suite) if re.search(options.only, case.name)]
+        count = min(options.limit or len(fitting), len(fitting))
+        chosen = [fitting[i * len(fitting) // count] for i in range(count)]
+        results = list(_sweep(suite, chosen, options.seconds, check, skipped))
+        rows += rows_of(suite, results)
+        if options.output:
+            options.output.mkdir(parents=True, exist_ok=True)
+            lines = "".join(f"{json.dumps(asdict(result))}\n" for result in results)  # type: ignore[call-overload]
+            (options.output / f"{suite}.jsonl").write_text(lines, encoding="utf-8")
+    details = {"suite": options.suite, "only": options.only, "limit": options.limit}
+    outcome = Results(name, 0, tuple(rows), details)
+    if options.output:
+        outcome.write(options.output)
+    outcome.print_table(Console(width=max(Console().width, _WIDTH)))
+    print(outcome.to_json())
+    return outcome
+
+
+def _sweep(
+    suite: str,
+    chosen: Sequence[Case],
+    limit: float,
+    check: Callable[[Case], Outcome],
+    skipped: Callable[[str, str], Outcome],
+) -> Iterator[Outcome]:
+    """Check networks; print what fails and what has no rule."""
+    warm_up()
+    for case in track(chosen, f"Checking {suite}", transient=True):
+        result = _in_fork(check, case, limit)
+        if isinstance(result, str):
+            result = skipped(case.name, result)
+        name = f"{suite}:{case.name}"
+        if result.failure:
+            print(f"WRONG {name}: {result.failure}", flush=True)
+        elif result.skipped:
+            print(f"skipped {name}: {result.skipped}", flush=True)
+        if result.unsupported:
+            print(f"no rule {name}: {', '.join(result.unsupported)}", flush=True)
+        yield result
+
+
+class Skipped(Exception):
+    """A network cannot be checked, for a reason that is not what is checked."""
+
+
+def built_and_traced(case: Case, most_parameters: int) -> tuple[nn.Module, Any, ComputationalGraph]:
+    """A network with values, what it is called with (None where it tells), and its graph.
+
+    Raises:
+        Skipped: It is too large, or cannot be built or traced.
+    """
+    try:
+        torch.manual_seed(0)
+        model = _with_values(case.build()).eval()
+        size = sum(parameter.numel() for parameter in model.parameters())
+        if size > most_parameters:
+            raise Skipped(f"{size / 1e6:.0f} million parameters")
+        inputs = case.inputs() if case.inputs else None
+        return model, inputs, hypergen.trace(model, inputs)
+    except Skipped:
+        raise
+    except Exception as error:
+        raise Skipped(f"not traced: {one_line(error)}") from error
+
+
+def counted_outputs(graph: ComputationalGraph) -> list[str] | None:
+    """The logits, where a network returns any; None for all outputs.
+
+    Hidden states and caches that a language model returns, too, would keep all that they are made of.
+    """
+    return ["logits"] if graph.calls is not None and "logits" in graph.calls.outputs else None
+
+
+def _with_values(model: nn.Module) -> nn.Module:
+    """A network that was built on the meta device once more: its values are needed."""
+    if not any(tensor.is_meta for tensor in model.state_dict(keep_vars=True).values()):
+        return model
+    return type(model)(model.config)
+
+
+def one_line(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _in_fork(check: Callable[[Case], Outcome], case: Case, limit: float) -> Outcome | str:
+    """What a check returns in a process of its own, or why it returns nothing."""
+    here, there = _FORK.Pipe(duplex=False)
+    process = _FORK.Process(target=_send, args=(check, case, there))
+    process.start()
+    there.close()
+    try:
+        if here.poll(limit):
+            return here.recv()
+        return f"took more than {limit:.0f} s"
+    except EOFError:
+        return "the process ended"
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+def _send(check: Callable[[Case], Any], case: Case, connection: Connection) -> None:
+    warnings.simplefilter("ignore")
+    try:
+        connection.send(check(case))
+    except Skipped as reason:
+        connection.send(str(reason))
+
+
+def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"python -m benchmarks.{name}", description=description)
+    add = parser.add_argument
+    add("--suite", choices=(*SUITES, "all"), default="all", help="which networks")
+    add("--only", default="", metavar="PATTERN", help="a regular expression that names have to contain")
+    add("--limit", type=int, help="at most so many networks per suite, spread over it")
+    add("--seconds", type=float, default=180.0, help="after which a network is skipped")
+    add("--output", type=Path, help="a folder for results.json, results.md and a file per suite")
+    return parser

@@ -1,0 +1,1 @@
+"""One published table: its code and its numbers."""

@@ -1,0 +1,1 @@
+"""Small configurations of Hugging Face model types."""

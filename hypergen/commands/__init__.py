@@ -1,4 +1,0 @@
-"""The commands of ``hypergen``, one file each; :mod:`hypergen.cli` puts them together.
-
-Heavy imports lie inside the commands, so that ``hypergen --help`` answers at once.
-"""

@@ -1,0 +1,1 @@
+"""The protocol of graph hypernetworks for image classifiers."""

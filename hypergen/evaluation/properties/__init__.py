@@ -1,0 +1,1 @@
+"""How well properties of networks are predicted, and the simplest predictors."""

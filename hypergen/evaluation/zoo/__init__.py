@@ -1,0 +1,1 @@
+"""The protocol of generators that are trained on zoos."""

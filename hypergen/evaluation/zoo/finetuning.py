@@ -1,0 +1,114 @@
+"""How much training generated networks save: many of them are trained at once, from each start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from hypergen.evaluation.zoo.data import Stacked
+from hypergen.evaluation.zoo.problem import ZooProblem, accuracies
+
+EARLY = 10
+
+
+@dataclass(frozen=True)
+class FinetuningProtocol:
+    """The settings, the same for every start.
+
+    Args:
+        learning_rates: Of Adam; each start has its own, selected on validation samples.
+        steps: Training stops here.
+        below_trained: The target is the mean accuracy of trained networks less this.
+    """
+
+    learning_rates: tuple[float, ...] = (1e-3, 5e-3, 2e-2)
+    steps: int = 100
+    below_trained: float = 0.01
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """What became of the networks of one start.
+
+    Args:
+        early: Test accuracy after 10 steps, [networks].
+        steps: Steps until the test accuracy reaches the target, [networks]; the limit plus 1 where it never did.
+        curve: (step, mean test accuracy).
+    """
+
+    early: Tensor
+    steps: Tensor
+    curve: tuple[tuple[int, float], ...]
+
+
+def finetune(
+    problem: ZooProblem,
+    networks: Stacked,
+    conditions: Tensor,
+    target: float,
+    protocol: FinetuningProtocol,
+    seed: int,
+) -> Finetuning:
+    """Train networks for their conditions and measure them on the way.
+
+    The learning rate after 10 steps is the one with the best accuracy then, that to the target the one with the fewest
+    mean steps, both on validation samples.
+
+    Args:
+        problem: What the networks are for.
+        networks: Where training starts.
+        conditions: What each is trained for.
+        target: The accuracy whose first step is noted.
+        protocol: The settings.
+        seed: Of the order of training samples.
+    """
+    checks = _checks(protocol.steps)
+    early = checks.index(min(EARLY, protocol.steps))
+    curves: dict[str, list[Tensor]] = {"validation": [], "test": []}  # Per rate: [checks, networks].
+    for rate in protocol.learning_rates:
+        steps = problem.training_steps(networks, conditions, learning_rate=rate, seed=seed)
+        found: dict[str, list[Tensor]] = {"validation": [], "test": []}
+        for step, values in enumerate(islice(steps, protocol.steps + 1)):
+            if step in checks:
+                for split, accuracy in found.items():
+                    accuracy.append(accuracies(problem, values, conditions, split))
+        for split, accuracy in found.items():
+            curves[split].append(torch.stack(accuracy))
+    best_early = max(range(len(curves["test"])), key=lambda i: float(curves["validation"][i][early].mean()))
+    best = min(
+        range(len(curves["test"])), key=lambda i: float(_steps_to(curves["validation"][i], checks, target).mean())
+    )
+    curve = tuple(zip(checks, curves["test"][best].mean(1).tolist(), strict=True))
+    return Finetuning(curves["test"][best_early][early], _steps_to(curves["test"][best], checks, target), curve)
+
+
+def finetune_each(
+    problem: ZooProblem,
+    starts: Mapping[str, Stacked],
+    conditions: Tensor,
+    target: float,
+    protocol: FinetuningProtocol,
+    seed: int,
+) -> dict[str, Finetuning]:
+    """:func:`finetune` from each start, by its name."""
+    return {name: finetune(problem, start, conditions, target, protocol, seed) for name, start in starts.items()}
+
+
+def _checks(steps: int) -> list[int]:
+    """Every step to the 10th, then 20% more each time."""
+    checks = list(range(min(EARLY, steps) + 1))
+    while checks[-1] < steps:
+        checks.append(min(steps, int(checks[-1] * 1.2)))
+    return checks
+
+
+def _steps_to(accuracy: Tensor, checks: list[int], target: float) -> Tensor:
+    """The first check of each network with the target's accuracy, [networks]."""
+    reached = accuracy >= target
+    first = reached.float().argmax(0)
+    limit = torch.full_like(first, checks[-1] + 1)
+    return torch.where(reached.any(0), torch.tensor(checks)[first], limit).float()

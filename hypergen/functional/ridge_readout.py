@@ -1,0 +1,211 @@
+"""Solve the last linear layer of a classifier in closed form on labelled data.
+
+With features ``X`` (what the layer reads) and one-hot targets ``Y``, both centred, ridge regression gives
+
+    W = Yᵀ X (Xᵀ X + λ s I)⁻¹,   b = mean(Y) − W mean(X),
+
+where ``s`` is the mean eigenvalue of ``Xᵀ X``, so that ``λ`` means the same for features of any scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hypergen.errors import ParameterError, UnknownNameError
+from hypergen.functional.batches import evaluation_mode, labels_of, run_on_batch
+from hypergen.functional.check import expected_shapes
+
+
+class RidgeHead(NamedTuple):
+    """What :func:`fit_ridge_head` did."""
+
+    name: str
+    """The layer that was written."""
+    samples: int
+    """Samples that it was solved on."""
+
+
+class _Moments:
+    """Sums over samples that the normal equations need, of features shifted by the mean of the first batch.
+
+    The shift keeps the digits that the difference of ``Σ x xᵀ`` and ``n mean meanᵀ`` would lose.
+    """
+
+    def __init__(self, first: Tensor, classes: int) -> None:
+        features = first.shape[1]
+        self.shift = first.mean(0)  # [features]
+        self.samples = 0
+        self.feature_sum = first.new_zeros(features)
+        self.target_sum = first.new_zeros(classes)
+        self.gram = first.new_zeros(features, features)
+        self.cross = first.new_zeros(features, classes)
+
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        features = features - self.shift
+        self.samples += len(features)
+        self.feature_sum += features.sum(0)
+        self.target_sum += targets.sum(0)
+        self.gram.addmm_(features.T, features)
+        self.cross.addmm_(features.T, targets)
+
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """``Xᵀ X`` and ``Xᵀ Y`` with both centred: ``[features, features]``, ``[features, classes]``."""
+        mean = self.feature_sum / self.samples
+        gram = self.gram - torch.outer(mean, self.feature_sum)
+        return gram, self.cross - torch.outer(mean, self.target_sum)
+
+    def raw(self) -> tuple[Tensor, Tensor]:
+        """``Xᵀ X`` and ``Xᵀ (Y − 1/classes)`` of the features as they are.
+
+        Without an intercept only a constant may be taken off the targets: it shifts all classes alike.
+        """
+        shift, total = self.shift, self.feature_sum
+        gram = self.gram + torch.outer(shift, total) + torch.outer(total, shift) + self.samples * shift.outer(shift)
+        cross = self.cross + torch.outer(shift, self.target_sum)
+        feature_sum = total + self.samples * shift
+        return gram, cross - feature_sum[:, None] / len(self.target_sum)
+
+
+def fit_ridge_head(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    regularization: float = 1e-2,
+    head: str | None = None,
+    num_classes: int | None = None,
+    max_batches: int | None = None,
+) -> RidgeHead:
+    """Replace the last linear layer of ``model`` by the ridge-regression solution on labelled data.
+
+    The model runs in evaluation mode, so calibrate batch norms first. Everything is summed and solved in float64, in
+    one pass over the data.
+
+    Args:
+        model: The classifier; the weight and bias of its head change in place, and nothing else does.
+        batches: Batches of (inputs, labels), or dictionaries with ``labels`` or ``label`` beside the keyword
+            arguments of the model. Labels are class indices.
+        regularization: Ridge strength as a multiple of the mean eigenvalue of the features' covariance.
+        head: The name of the linear layer; by default the last ``nn.Linear`` that the forward pass calls.
+        num_classes: How many classes there are; by default one more than the largest label.
+        max_batches: Read at most this many batches.
+
+    Returns:
+        The name of the layer, and the number of samples.
+
+    Raises:
+        ParameterError: No linear layer is called, the last one does not have an output per class or reads more than
+            one feature vector per sample, labels are missing, features are not finite, or the system is singular.
+            The model is unchanged.
+        UnknownNameError: The model has no linear layer named ``head``.
+    """
+    if regularization < 0:
+        raise ParameterError(f"regularization must not be negative, got {regularization}.")
+    expected_shapes(model)  # Refuses lazy modules.
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if head is not None and head not in linears:
+        raise UnknownNameError("linear layer", head, linears)
+    watched = linears if head is None else {head: linears[head]}
+    last_call: list[tuple[str, Tensor]] = []
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda _, arguments, name=name: last_call.__setitem__(slice(None), [(name, arguments[0])])
+        )
+        for name, module in watched.items()
+    ]
+    moments: _Moments | None = None
+    largest_label = -1
+    fitted = head
+    try:
+        with evaluation_mode(model):
+            for batch in islice(batches, max_batches):
+                labels = labels_of(batch)
+                last_call.clear()
+                samples = run_on_batch(model, batch)
+                if not last_call:
+                    raise ParameterError(
+                        f"The forward pass of {type(model).__name__} does not call "
+                        + (
+                            f"the linear layer '{head}'."
+                            if head
+                            else "any nn.Linear. Name the layer to fit by `head=`."
+                        )
+                    )
+                name, features = last_call.pop()
+                if fitted not in (None, name):
+                    raise ParameterError(
+                        f"The last linear layer changes from batch to batch: '{fitted}', then '{name}'. "
+                        "Name the layer to fit by `head=`."
+                    )
+                fitted = name
+                largest_label = max(largest_label, _check_batch(name, linears[name], features, labels, samples))
+                features = features.to(device=_device_with_float64(features), dtype=torch.float64)
+                targets = F.one_hot(labels.to(features.device), linears[name].out_features).to(features)
+                moments = moments or _Moments(features, linears[name].out_features)
+                moments.add(features, targets)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if moments is None or fitted is None:
+        raise ParameterError("There are no batches to fit the head on. Pass at least one.")
+    layer = linears[fitted]
+    classes = num_classes if num_classes is not None else largest_label + 1
+    if layer.out_features != classes:
+        raise ParameterError(
+            f"The linear layer '{fitted}' has {layer.out_features} outputs, but there are {classes} classes. Name the "
+            "layer with an output per class by `head=`, or give `num_classes=` if the data lacks some."
+        )
+    if "weight" not in layer._parameters or (layer.bias is not None and "bias" not in layer._parameters):
+        raise ParameterError(f"The linear layer '{fitted}' is reparametrised. Remove its parametrisation first.")
+    weight, bias = _solve(moments, regularization, with_intercept=layer.bias is not None)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if layer.bias is not None:
+            layer.bias.copy_(bias)
+    return RidgeHead(fitted, moments.samples)
+
+
+def _check_batch(name: str, layer: nn.Linear, features: Tensor, labels: Tensor, samples: int) -> int:
+    """Check what one batch brought, and give its largest label."""
+    if features.dim() != 2 or len(features) != samples or len(labels) != samples:
+        raise ParameterError(
+            f"The linear layer '{name}' reads {list(features.shape)} for {samples} samples with {len(labels)} labels. "
+            "Expected one feature vector and one label per sample; name another layer by `head=`."
+        )
+    if not torch.isfinite(features).all():
+        raise ParameterError(f"The features that '{name}' reads are not finite: the parameters before it blow up.")
+    smallest, largest = int(labels.min()), int(labels.max())
+    if smallest < 0 or largest >= layer.out_features:
+        raise ParameterError(
+            f"The linear layer '{name}' has {layer.out_features} outputs, but labels run from {smallest} to {largest}. "
+            "Name the layer with an output per class by `head=`."
+        )
+    return largest
+
+
+def _solve(moments: _Moments, regularization: float, with_intercept: bool) -> tuple[Tensor, Tensor]:
+    """Solve the normal equations: ``[classes, features]`` and ``[classes]``."""
+    gram, cross = moments.centred() if with_intercept else moments.raw()
+    mean_eigenvalue = gram.diagonal().mean()
+    if mean_eigenvalue > 0:
+        gram.diagonal().add_(regularization * mean_eigenvalue)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        if failed:
+            raise ParameterError(
+                f"The features are linearly dependent and regularization={regularization} is too small to tell them "
+                "apart. Raise it."
+            )
+        weight = torch.cholesky_solve(cross, factor).T
+    else:  # Constant features say nothing: the best head predicts how frequent each class is.
+        weight = torch.zeros_like(cross).T
+    feature_mean = moments.shift + moments.feature_sum / moments.samples
+    return weight, moments.target_sum / moments.samples - weight @ feature_mean
+
+
+def _device_with_float64(tensor: Tensor) -> torch.device:
+    return torch.device("cpu") if tensor.device.type == "mps" else tensor.device

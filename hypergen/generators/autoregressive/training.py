@@ -1,0 +1,42 @@
+"""Training an autoregressive generator: what code follows what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hypergen.generators.autoregressive.model import AutoregressiveGenerator
+from hypergen.generators.tokens.network_batches import LayoutNetworks
+from hypergen.generators.tokens.training import TokenGeneratorTraining
+
+
+class AutoregressiveGeneratorTraining(TokenGeneratorTraining):
+    """The cross-entropy of each next code, given those before it; codebooks are clusters of the zoo's tokens.
+
+    Args:
+        generator: The autoregressive generator; its codebooks are set.
+        networks: The zoo, by layout.
+        **options: Of :class:`~hypergen.generators.tokens.training.TokenGeneratorTraining`.
+    """
+
+    def __init__(self, generator: AutoregressiveGenerator, networks: Sequence[LayoutNetworks], **options: Any) -> None:
+        super().__init__(generator, networks, **options)
+        encoder = generator.condition_encoder
+        self.conditions = [encoder.collate(each.conditions) for each in networks]
+        if "metric" in encoder.kinds:
+            encoder.measure_metrics(torch.cat([each["metric"] for each in self.conditions]))
+        generator.quantizer.fit(torch.cat([tokens.flatten(0, 1) for tokens in self.tokens]), self.seed)
+        self.codes = [generator.quantizer(tokens) for tokens in self.tokens]
+
+    def loss(self, which: int, index: Tensor, random: torch.Generator) -> Tensor:
+        """The cross-entropy of some networks' codes."""
+        generator = self.generator
+        codes = self.codes[which][index].to(self.device)
+        positions = generator.statistics.positions(self.numbers[which], self.device)
+        told = {name: value[index].to(self.device) for name, value in self.conditions[which].items()}
+        logits = generator.logits(codes, positions, generator.condition_encoder(told, len(index)))
+        return F.cross_entropy(logits.flatten(0, 2), codes.flatten())

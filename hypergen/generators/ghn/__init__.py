@@ -1,0 +1,1 @@
+"""Graph hypernetworks: GHN-2, GHN-3, LoGAH and magnitude invariant heads are configurations of one model."""

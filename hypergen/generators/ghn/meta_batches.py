@@ -1,0 +1,209 @@
+"""Meta-batches: a few training architectures a step, each with samples of its own, traced ahead by loader workers."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from hypergen.architectures import Architecture, Space, TrainingStream, load_split, load_split_space
+from hypergen.data import ImageDataModule, TextDataModule
+from hypergen.functional.processes import outlive_signals
+from hypergen.generators.ghn.features import GraphFeatures, graph_features
+from hypergen.graph import trace
+
+
+@dataclass(frozen=True)
+class TracedArchitecture:
+    """An architecture with what a generator reads of it."""
+
+    architecture: Architecture
+    features: GraphFeatures
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel from a loader worker as bytes: a shared-memory handle per tensor would exhaust the file handles."""
+        return _unpack, (pickle.dumps((self.architecture, self.features)),)
+
+
+def _unpack(packed: bytes) -> TracedArchitecture:
+    return TracedArchitecture(*pickle.loads(packed))
+
+
+@dataclass(frozen=True)
+class MetaBatch:
+    """What one process trains on in one step.
+
+    Attributes:
+        step: The global step.
+        numbers: The architecture of each network, as its number in the training stream.
+        samples: Indices of the training samples of each network, ``[networks, samples_per_network]``, int64; an array,
+            which travels from a loader worker without shared memory.
+        traced: The architectures among them that this process has not been sent before.
+        networks: Networks in this step over all processes.
+    """
+
+    step: int
+    numbers: tuple[int, ...]
+    samples: np.ndarray
+    traced: dict[int, TracedArchitecture]
+    networks: int
+
+
+def trace_architecture(architecture: Architecture) -> TracedArchitecture:
+    """Build on the meta device, trace and describe."""
+    with torch.device("meta"):
+        network = architecture.build()
+    return TracedArchitecture(architecture, graph_features(trace(network, architecture.example_inputs())))
+
+
+class MetaBatches(IterableDataset):
+    """The meta-batches of a training run, from any step on.
+
+    Which architectures and samples a step takes depends on the seed and the step alone: a run that is resumed sees
+    what it would have seen, and the processes of a distributed run share one meta-batch out. Architectures come from
+    a pool, each traced when first needed and sent once: tracing costs several times as much as a training step of
+    the same network.
+
+    Args:
+        stream: Training architectures by number.
+        pool: How many different ones are used.
+        num_samples: Training samples: images, or windows of text.
+        networks: Networks per step over all processes; a multiple of ``world_size``.
+        samples_per_network: Samples per network and step.
+        seed: Decides architectures and samples.
+        start: The first step.
+        rank: This process.
+        world_size: Processes that share a step.
+    """
+
+    def __init__(
+        self,
+        stream: TrainingStream,
+        pool: int,
+        num_samples: int,
+        networks: int = 8,
+        samples_per_network: int = 64,
+        seed: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if networks % world_size:
+            raise ValueError(
+                f"networks_per_step={networks} can't be shared out over {world_size} processes; make it a multiple"
+            )
+        self.stream, self.pool, self.num_samples = stream, pool, num_samples
+        self.networks, self.samples_per_network, self.seed = networks, samples_per_network, seed
+        self.start, self.rank, self.world_size = start, rank, world_size
+
+    def draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """This process's share of a step: numbers ``[networks]``, samples ``[networks, samples_per_network]``."""
+        rng = np.random.default_rng((self.seed, step))
+        numbers = rng.integers(self.pool, size=self.networks)
+        samples = rng.integers(self.num_samples, size=(self.networks, self.samples_per_network))
+        return numbers[self.rank :: self.world_size], samples[self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[MetaBatch]:
+        worker = get_worker_info()
+        count, own = (worker.num_workers, worker.id) if worker else (1, 0)
+        sent: set[int] = set()  # by all workers: each replays the draws, so none sends what another has sent
+        step = self.start
+        while True:
+            numbers, samples = self.draw(step)
+            new = sorted(set(numbers.tolist()) - sent)
+            sent.update(new)
+            if (step - self.start) % count == own:
+                traced = {number: trace_architecture(self.stream[number]) for number in new}
+                yield MetaBatch(step, tuple(numbers.tolist()), samples, traced, self.networks)
+            step += 1
+
+
+class MetaBatchDataModule(pl.LightningDataModule):
+    """Meta-batches over an architecture space and a data set.
+
+    Training is endless: bound it with the trainer's ``max_steps``. The loader starts at the trainer's global step,
+    which makes resuming exact.
+
+    Args:
+        data: What targets are trained on.
+        space: The distribution of targets.
+        networks_per_step: Networks per step over all processes.
+        samples_per_network: Samples per network and step.
+        architectures: How many different architectures training uses.
+        seed: Decides architectures and samples.
+        num_workers: Loader workers that trace ahead, per process; 0 traces in the training process.
+        validation_architectures: How many of the validation split are evaluated during training.
+    """
+
+    def __init__(
+        self,
+        data: ImageDataModule | TextDataModule,
+        space: Space,
+        networks_per_step: int = 8,
+        samples_per_network: int = 64,
+        architectures: int = 2000,
+        seed: int = 0,
+        num_workers: int = 1,
+        validation_architectures: int = 30,
+    ) -> None:
+        super().__init__()
+        self.data, self.space = data, space
+        self.networks_per_step, self.samples_per_network = networks_per_step, samples_per_network
+        self.architectures, self.seed, self.num_workers = architectures, seed, num_workers
+        self.validation_architectures = validation_architectures
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data."""
+        self.data.setup(stage)
+
+    def train_dataloader(self) -> DataLoader:
+        """Meta-batches from the trainer's global step on."""
+        trainer = self.trainer
+        batches = MetaBatches(
+            TrainingStream(self.space),
+            self.architectures,
+            len(self.data.tensors("train")[0]),
+            self.networks_per_step,
+            self.samples_per_network,
+            self.seed,
+            trainer.global_step if trainer else 0,
+            trainer.global_rank if trainer else 0,
+            trainer.world_size if trainer else 1,
+        )
+        return DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=self.num_workers,
+            prefetch_factor=8 if self.num_workers else None,
+            worker_init_fn=_start_worker,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Traced validation architectures, one at a time: the shipped split where it was drawn from this space."""
+        if self.space.to_json() == load_split_space("validation").to_json():
+            architectures = load_split("validation")[: self.validation_architectures]
+        else:  # negative numbers are no training architectures
+            architectures = [self.space.sample(-1 - i) for i in range(self.validation_architectures)]
+        return DataLoader(_Listed([trace_architecture(a) for a in architectures]), batch_size=None)
+
+
+class _Listed(Dataset):
+    def __init__(self, items: list[TracedArchitecture]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> TracedArchitecture:
+        return self.items[index]
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    outlive_signals(worker)

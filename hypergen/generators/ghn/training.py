@@ -1,0 +1,196 @@
+"""Training a graph hypernetwork: the networks whose parameters it predicts are trained through it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from hypergen.architectures import Architecture
+from hypergen.data import ImageDataModule, TextDataModule
+from hypergen.data.task import LANGUAGE_MODELLING, Task
+from hypergen.functional.moving_average import MovingAverage
+from hypergen.functional.precision import can_fuse
+from hypergen.generators.ghn.features import GraphFeatures, batch_graphs
+from hypergen.generators.ghn.meta_batches import MetaBatch, TracedArchitecture
+from hypergen.generators.ghn.model import GraphHypernetwork
+
+
+class GraphHypernetworkTraining(pl.LightningModule):
+    """Minimises the mean loss of networks at their predicted parameters over a distribution of architectures.
+
+    Each step predicts the parameters of a meta-batch of networks in one pass, runs every network on samples of its
+    own through :func:`torch.func.functional_call`, and sends the gradients with respect to its parameters back into
+    the generator. A network whose loss lies above that of guessing counts less, by the ratio of the two; one whose
+    loss or gradient is not finite counts nothing and is logged as skipped.
+
+    Args:
+        generator: The graph hypernetwork.
+        data: What targets are trained on; its ``task`` gives the loss.
+        steps: Length of the learning rate schedule: linear warm-up, then cosine to a fiftieth.
+        learning_rate: Peak learning rate of AdamW for the encoder and the heads.
+        table_learning_rate: The same for the channel tables, whose entries are of unit size.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Of the encoder and the heads.
+        max_gradient_norm: What the gradient of each network with respect to its parameters is clipped to.
+        image_noise: Standard deviation of noise added to the (standardised) training images. Long runs pass over the
+            images many thousand times and would otherwise learn them by heart.
+        average_decay: Of the moving average of the generator, which is what is kept in the end; 0 for none.
+
+    Raises:
+        ValueError: Noise is asked for on tokens.
+    """
+
+    def __init__(
+        self,
+        generator: GraphHypernetwork,
+        data: ImageDataModule | TextDataModule,
+        steps: int,
+        learning_rate: float = 2e-3,
+        table_learning_rate: float = 3e-2,
+        warmup_steps: int = 100,
+        weight_decay: float = 0.0,
+        max_gradient_norm: float = 1.0,
+        image_noise: float = 0.0,
+        average_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if image_noise and data.task == LANGUAGE_MODELLING:
+            raise ValueError(f"image_noise={image_noise} can't be added to tokens; set it to 0")
+        self.generator, self.data = generator, data
+        self.steps, self.warmup_steps = steps, warmup_steps
+        self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
+        self.weight_decay, self.max_gradient_norm = weight_decay, max_gradient_norm
+        self.image_noise = image_noise
+        self.average_decay = average_decay
+        self.skipped = 0
+        self._targets: dict[int, _Target] = {}
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """The moving average, if there is to be one."""
+        return [MovingAverage(list(self.generator.parameters()), self.average_decay)] if self.average_decay else []
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Graphs are padded and joined on the CPU: what is moved is the joined batch, in the step."""
+        return batch
+
+    def training_step(self, batch: MetaBatch, batch_idx: int) -> Tensor:
+        """One meta-batch; returns the mean loss of its networks."""
+        for number, traced in batch.traced.items():
+            self._targets[number] = _Target(traced.architecture, traced.features, self.device)
+        targets = [self._targets[number] for number in batch.numbers]
+        predicted = self.generator(batch_graphs([target.features for target in targets], self.device))
+        losses, metrics, gradients = [], [], []
+        for target, flat, chosen in zip(targets, predicted, torch.from_numpy(batch.samples), strict=True):
+            inputs, labels = self._samples("train", chosen)
+            loss, metric, gradient = target.gradient(
+                flat.detach(), self._noisy(inputs, batch.step, chosen), labels, self.data.task
+            )
+            losses.append(loss)
+            metrics.append(metric)
+            gradients.append(gradient)
+        finite = [math.isfinite(loss) for loss in losses]
+        self.skipped += len(losses) - sum(finite)
+        loss = sum(loss for loss, ok in zip(losses, finite, strict=True) if ok) / max(sum(finite), 1)
+        shown: dict[str, Any] = {"train/loss": loss, f"train/{self.data.task.metric}": sum(metrics) / len(targets)}
+        self.log_dict(shown, prog_bar=True, batch_size=len(targets), sync_dist=True)
+        self.log("train/skipped", float(self.skipped), prog_bar=True, reduce_fx="sum", sync_dist=True)
+        weighted = [self._clipped(gradient) / len(targets) for gradient in gradients]
+        return _WithGradients.apply(torch.tensor(loss, device=self.device), weighted, *predicted)
+
+    def _noisy(self, images: Tensor, step: int, chosen: Tensor) -> Tensor:
+        if not self.image_noise:
+            return images
+        # The noise belongs to the step and the images, so that a resumed run sees the same.
+        generator = torch.Generator().manual_seed(step * 1_000_003 + int(chosen[0]))
+        return images + self.image_noise * torch.randn(images.shape, generator=generator).to(images)
+
+    def _clipped(self, gradient: Tensor) -> Tensor:
+        return gradient * (self.max_gradient_norm / gradient.norm().clamp(min=self.max_gradient_norm))
+
+    def validation_step(self, batch: TracedArchitecture, batch_idx: int) -> None:
+        """The metric of one unseen network on the validation samples, with the statistics of its own batch."""
+        target = _Target(batch.architecture, batch.features, self.device)
+        (flat,) = self.generator(batch_graphs([batch.features], self.device))
+        inputs, labels = self._samples("validation")
+        task = self.data.task
+        metric = task.measure(target.logits(flat, inputs), labels)
+        self.log(f"val/{task.metric}", metric, prog_bar=True, batch_size=1, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with two learning rates, warm-up and cosine decay."""
+        tables = {id(p) for p in self.generator.tables()}
+        rest = [p for p in self.generator.parameters() if id(p) not in tables]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": rest, "lr": self.learning_rate, "weight_decay": self.weight_decay},
+                {"params": self.generator.tables(), "lr": self.table_learning_rate, "weight_decay": 0.0},
+            ],
+            betas=(0.9, 0.99),
+            fused=can_fuse(self),
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _factor(self, step: int) -> float:
+        cosine = 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1)))
+        return min(1.0, (step + 1) / self.warmup_steps) * (0.02 + 0.98 * cosine)
+
+    def _samples(self, split: str, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        inputs, labels = self.data.tensors(split)
+        if chosen is not None:
+            inputs, labels = inputs[chosen], labels[chosen]
+        return inputs.to(self.device), labels.to(self.device)
+
+
+class _Target:
+    """One network, on the meta device, with buffers to run it."""
+
+    def __init__(self, architecture: Architecture, features: GraphFeatures, device: torch.device) -> None:
+        with torch.device("meta"):
+            self.module = architecture.build().train()
+        for module in self.module.modules():
+            if isinstance(module, nn.Dropout):
+                module.eval()
+        self.features = features
+        names = [name for name, _ in self.module.named_parameters(remove_duplicate=False)]
+        self.tied = len(names) != len(list(self.module.parameters()))
+        # Training mode uses the statistics of the batch; the running ones are written and never read.
+        self.buffers = {name: torch.zeros_like(b, device=device) for name, b in self.module.named_buffers()}
+
+    def logits(self, flat: Tensor, inputs: Tensor) -> Tensor:
+        parameters = self.features.layout.unflatten(flat)
+        values = {**parameters, **self.buffers}
+        # Looking for tied weights at each call takes a tenth of it.
+        return torch.func.functional_call(self.module, values, (inputs,), tie_weights=self.tied)
+
+    def gradient(self, flat: Tensor, inputs: Tensor, labels: Tensor, task: Task) -> tuple[float, float, Tensor]:
+        """Loss, metric, and the gradient of the loss with respect to the parameters, weighted by the loss."""
+        flat = flat.requires_grad_()
+        logits = self.logits(flat, inputs)
+        loss = task.loss(logits, labels)
+        value = loss.item()
+        if not math.isfinite(value):
+            return value, 0.0, torch.zeros_like(flat)
+        (gradient,) = torch.autograd.grad(loss, flat)
+        if not torch.isfinite(gradient).all():
+            return math.nan, 0.0, torch.zeros_like(flat)
+        guessing = math.log(logits.shape[-1])
+        return value, task.measure(logits.detach(), labels), gradient / max(value / guessing, 1.0)
+
+
+class _WithGradients(torch.autograd.Function):
+    """A loss whose gradients with respect to the predicted parameters are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: Sequence[Tensor], *predicted: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        return None, None, *(grad * gradient for gradient in ctx.gradients)

@@ -1,0 +1,1 @@
+"""A hyper-representation of weights (SANE)."""

@@ -1,0 +1,1 @@
+"""The published graph hypernetworks, and the files that their authors released."""

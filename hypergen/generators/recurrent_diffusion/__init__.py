@@ -1,0 +1,1 @@
+"""Recurrent diffusion of network weights (RPG)."""

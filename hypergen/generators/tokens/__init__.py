@@ -1,0 +1,1 @@
+"""Weights as tokens, which several generators share."""

@@ -1,0 +1,1 @@
+"""Traced graphs kept on disk, by a content hash of the network."""

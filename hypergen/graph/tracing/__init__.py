@@ -1,0 +1,1 @@
+"""Module → computational graph, by one forward pass on meta tensors."""

@@ -1,0 +1,1 @@
+"""Pictures of computational graphs: SVG, PNG, PDF and an HTML page."""

@@ -1,0 +1,1 @@
+"""A metanetwork that makes networks easier to prune."""

@@ -1,0 +1,1 @@
+"""Nowcasting: parameters some training steps ahead, from their history."""

@@ -1,0 +1,1 @@
+"""Properties of networks from their weights."""

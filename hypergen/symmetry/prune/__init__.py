@@ -1,0 +1,1 @@
+"""Structured pruning through the permutation groups of a network."""

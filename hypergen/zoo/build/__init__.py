@@ -1,0 +1,1 @@
+"""Building a zoo from a plan."""

@@ -1,0 +1,1 @@
+"""Callbacks that add the checkpoints of a training loop to a zoo."""
