@@ -8,11 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hypergen.functional.torchvision_operators import declare_operators
+from hypergen._torchvision import declare_operators
 
 if TYPE_CHECKING:
     from hypergen.api.disk import predict_to_disk
-    from hypergen.api.initialize import Generator, initialize, list_generators, load_generator, predict_params
+    from hypergen.api.predict import Generator, initialize, list_generators, load_generator, predict_params
     from hypergen.graph import ComputationalGraph, trace
 
 __version__ = "0.1.0"
@@ -32,12 +32,12 @@ __all__ = [
 _HOME_OF = {
     "ComputationalGraph": "hypergen.graph",
     "trace": "hypergen.graph",
-    "Generator": "hypergen.api.initialize",
-    "initialize": "hypergen.api.initialize",
-    "list_generators": "hypergen.api.initialize",
-    "load_generator": "hypergen.api.initialize",
-    "predict_params": "hypergen.api.initialize",
-    "predict_to_disk": "hypergen.api.disk",
+    "Generator": "hypergen.api",
+    "initialize": "hypergen.api",
+    "list_generators": "hypergen.api",
+    "load_generator": "hypergen.api",
+    "predict_params": "hypergen.api",
+    "predict_to_disk": "hypergen.api",
 }
 
 # Before anything in the package gets to import torchvision, itself or through torchmetrics and Lightning.

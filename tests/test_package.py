@@ -41,7 +41,7 @@ def test_import_loads_no_heavy_library():
 def test_import_loads_no_room():
     loaded = run_python("import hypergen, sys; print(*sys.modules)").split()
     rooms = {name for name in loaded if name.startswith("hypergen.")}
-    assert rooms == {"hypergen.functional.torchvision_operators"}
+    assert rooms == {"hypergen._torchvision"}
 
 
 def test_unknown_attribute():
@@ -56,7 +56,7 @@ def test_torchvision_imports_after_hypergen():
     pytest.importorskip("torchmetrics")
     code = """
 import importlib.util, hypergen
-from hypergen.functional.torchvision_operators import declare_operators
+from hypergen._torchvision import declare_operators
 assert declare_operators() == declare_operators()
 if importlib.util.find_spec("torchvision"):
     import torchvision
@@ -74,7 +74,7 @@ package = types.ModuleType("hypergen")
 package.__path__ = [{str(ROOT / "hypergen")!r}]
 sys.modules["hypergen"] = package
 import torch
-from hypergen.functional.torchvision_operators import declare_operators
+from hypergen._torchvision import declare_operators
 def declared():
     return [hasattr(torch.ops.torchvision, name) for name in ("nms", "qnms")]
 """

@@ -33,7 +33,7 @@ def evaluate(
         raise UnknownNameError("protocol", protocol, _PROTOCOLS)
     if (protocol == "zoo") != (zoo is not None):
         raise HypergenError("--protocol zoo and --zoo FOLDER belong together: the zoo holds out what is measured.")
-    from hypergen.api.initialize import load_generator
+    from hypergen.api.predict import load_generator
     from hypergen.data import DigitsDataModule, TextDataModule
     from hypergen.evaluation import AIMS, evaluate_image_classifier_generator, evaluate_language_model_generator
 

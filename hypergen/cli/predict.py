@@ -36,7 +36,7 @@ def predict(
     inputs: Inputs = None,
 ) -> None:
     """Predict every parameter of MODEL and write them to a safetensors file, or to several in a folder."""
-    from hypergen.api.initialize import load_generator, predict_params
+    from hypergen.api.predict import load_generator, predict_params
     from hypergen.generators.checkpoint import save_tensors
 
     if out.suffix != ".safetensors" and (out.suffix and not out.is_dir()):

@@ -77,10 +77,10 @@ USED += ["head.weight", "head.bias"]
 
 
 def test_the_public_functions_are_these():
-    assert hypergen.predict_params is hypergen.api.initialize.predict_params
-    assert hypergen.initialize is hypergen.api.initialize.initialize
-    assert hypergen.load_generator is hypergen.api.initialize.load_generator
-    assert hypergen.list_generators is hypergen.api.initialize.list_generators
+    assert hypergen.predict_params is hypergen.api.predict.predict_params
+    assert hypergen.initialize is hypergen.api.predict.initialize
+    assert hypergen.load_generator is hypergen.api.predict.load_generator
+    assert hypergen.list_generators is hypergen.api.predict.list_generators
     assert hypergen.Generator is Generator
     for function in (hypergen.predict_params, hypergen.initialize):
         assert inspect.signature(function).parameters["generator"].default == "digits-ghn"
@@ -264,7 +264,7 @@ def test_a_failed_head_gives_calibrated_statistics_back(monkeypatch):
     def fail(*_, **__):
         raise ParameterError("the system is singular")
 
-    monkeypatch.setattr(hypergen.api.initialize, "fit_ridge_head", fail)
+    monkeypatch.setattr(hypergen.api.predict, "fit_ridge_head", fail)
     model = Net()
     before = snapshot(model)
     with pytest.raises(ParameterError, match="singular"):

@@ -131,7 +131,7 @@ def test_goes_on_after_the_whole_files_of_a_call_that_was_killed(tmp_path):
 import sys, time, torch
 torch.set_num_threads({torch.get_num_threads()})  # Another number adds up in another order.
 sys.path[:0] = {[str(path) for path in sys.path if path]!r}
-from hypergen.functional import shards
+from hypergen.api import shards
 from tests_net import write
 slow = shards.os.replace
 def replace(source, target):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from functools import partial
@@ -37,15 +38,28 @@ def alone(problem, seed, rate, network=None, steps=20, **settings):
     return model
 
 
+def in_double_precision(problem):
+    def double(tensor):
+        return tensor.double() if tensor.is_floating_point() else tensor
+
+    return dataclasses.replace(
+        problem,
+        build=lambda: problem.build().double(),
+        inputs=double(problem.inputs),
+        targets=double(problem.targets),
+    )
+
+
 @pytest.mark.parametrize("number", range(6))
 def test_stacked_runs_are_runs_of_adam(number):
-    problem = [*unseen_problems(), *earlier_problems()][number]
+    # In float64: Adam turns the rounding of gradients near zero into whole steps.
+    problem = in_double_precision([*unseen_problems(), *earlier_problems()][number])
     runs = StackedAdam(problem, [3, 4], [1e-2, 3e-3], [math.inf] * 2)
     for _ in range(20):
         runs.step()
     expected = alone(problem, 4, 3e-3)
     for name, value in expected.named_parameters():
-        torch.testing.assert_close(runs.views(runs.weights)[name][1], value, atol=2e-4, rtol=1e-2)
+        torch.testing.assert_close(runs.views(runs.weights)[name][1], value, atol=1e-7, rtol=1e-6)
 
 
 @pytest.mark.parametrize("tolerance", [None, 1.5, 0.0])

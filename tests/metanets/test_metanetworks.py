@@ -15,7 +15,7 @@ from hypergen.metanets.layers.edge_layer import EdgeLayer
 from hypergen.metanets.layers.incidences import incidences_of
 from hypergen.symmetry.verify import Verification, shared_groups, torn
 
-_PATH = Path(__file__).parents[1] / "graph" / "symmetry" / "networks.py"
+_PATH = Path(__file__).parents[1] / "symmetry" / "networks.py"
 _SPEC = importlib.util.spec_from_file_location("symmetry_networks", _PATH)
 networks = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(networks)

@@ -11,7 +11,7 @@ from hypergen.errors import ParameterError
 from hypergen.graph import trace
 from hypergen.metanets import GraphMetanetwork, InvariantMetanetwork
 
-_SPEC = importlib.util.spec_from_file_location("symmetry_networks", Path(__file__).parent / "symmetry" / "networks.py")
+_SPEC = importlib.util.spec_from_file_location("symmetry_networks", Path(__file__).with_name("networks.py"))
 networks = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(networks)
 

@@ -274,7 +274,7 @@ class _Layout:
 def laplacian_eigenvectors(sources: Tensor, targets: Tensor, nodes: int, number: int) -> Tensor:
     """Eigenvectors of the smallest eigenvalues but the first, of the symmetrically normalised Laplacian.
 
-    The same for the same graph, where the published code draws their signs: the largest entry of each is positive.
+    The same for the same graph, where the published code draws their signs: the (first) largest entry of each is positive.
 
     Args:
         sources: Of edges, which count in both directions, and once however often.
@@ -301,7 +301,9 @@ def laplacian_eigenvectors(sources: Tensor, targets: Tensor, nodes: int, number:
     else:
         values, found = linalg.eigsh(laplacian, k=number + 1, which="SA", v0=np.ones(nodes))
         vectors = found[:, values.argsort()[1:]]
-    largest = vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]
+    # The first of the largest: on symmetric graphs entries of both signs are largest, and rounding picks one of them.
+    sizes = np.abs(vectors)
+    largest = vectors[(sizes >= (1 - 1e-4) * sizes.max(0)).argmax(0), np.arange(vectors.shape[1])]
     padded = np.zeros((nodes, number), dtype=np.float32)
     padded[:, : vectors.shape[1]] = vectors * np.where(largest < 0, -1.0, 1.0)
     return torch.from_numpy(padded)
