@@ -274,7 +274,8 @@ class _Layout:
 def laplacian_eigenvectors(sources: Tensor, targets: Tensor, nodes: int, number: int) -> Tensor:
     """Eigenvectors of the smallest eigenvalues but the first, of the symmetrically normalised Laplacian.
 
-    The same for the same graph, where the published code draws their signs: the (first) largest entry of each is positive.
+    The same for the same graph, where the published code draws their signs: the first of the largest entries of each is
+    positive.
 
     Args:
         sources: Of edges, which count in both directions, and once however often.
