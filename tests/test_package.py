@@ -41,7 +41,7 @@ def test_import_loads_no_heavy_library():
 def test_import_loads_no_room():
     loaded = run_python("import hypergen, sys; print(*sys.modules)").split()
     rooms = {name for name in loaded if name.startswith("hypergen.")}
-    assert rooms == {"hypergen._torchvision"}
+    assert rooms == {"hypergen._lazy", "hypergen._torchvision"}
 
 
 def test_unknown_attribute():
@@ -50,6 +50,22 @@ def test_unknown_attribute():
     with pytest.raises(AttributeError, match="no_such_name"):
         hypergen.no_such_name  # noqa: B018
     assert "predict_params" in dir(hypergen)
+
+
+def test_every_public_name_loads():
+    """In a process of its own, package by package: a name may not depend on what was imported before it."""
+    run_python(
+        """
+import importlib, pkgutil, hypergen
+for package in pkgutil.walk_packages(hypergen.__path__, "hypergen."):
+    if package.ispkg:
+        module = importlib.import_module(package.name)
+        for name in getattr(module, "__all__", ()):
+            assert getattr(module, name) is not None, (package.name, name)
+for name in hypergen.__all__:
+    getattr(hypergen, name)
+"""
+    )
 
 
 def test_torchvision_imports_after_hypergen():

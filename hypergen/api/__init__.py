@@ -1,6 +1,11 @@
 """Predict, initialise, stream to disk: the functions that users call."""
 
-from hypergen.api.disk import predict_to_disk
-from hypergen.api.predict import Generator, initialize, list_generators, load_generator, predict_params
+from typing import TYPE_CHECKING
 
-__all__ = ["Generator", "initialize", "list_generators", "load_generator", "predict_params", "predict_to_disk"]
+from hypergen._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from hypergen.api.disk import DiskReport, predict_to_disk
+    from hypergen.api.predict import InitializationReport, initialize, predict_params
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

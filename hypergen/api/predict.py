@@ -25,14 +25,14 @@ from hypergen.functional import (
     expected_shapes,
     fit_ridge_head,
 )
-from hypergen.generators import Generator, list_generators, load_generator
+from hypergen.generators import Generator, load_generator
 from hypergen.graph import trace
 from hypergen.graph.inputs import example_arguments
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Generator", "InitializationReport", "initialize", "list_generators", "load_generator", "predict_params"]
+__all__ = ["InitializationReport", "initialize", "predict_params"]
 
 HEADS = ("ridge",)
 

@@ -1,6 +1,19 @@
-"""The permutation symmetries of any traced network."""
+"""The permutation symmetries of any traced network, and what they are good for: alignment, merging, pruning."""
 
-from hypergen.symmetry.structure import Choice, Group, Product, Structure, Sum
-from hypergen.symmetry.symmetry import Element, Symmetry, find_symmetry
+from typing import TYPE_CHECKING
 
-__all__ = ["Choice", "Element", "Group", "Product", "Structure", "Sum", "Symmetry", "find_symmetry"]
+from hypergen._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from hypergen.symmetry.align.augmentation import augment
+    from hypergen.symmetry.align.matching import match_weights
+    from hypergen.symmetry.align.merging import Alignment, align_networks, interpolate
+    from hypergen.symmetry.align.stacked import permute_units
+    from hypergen.symmetry.parameter_graph import ParameterGraph
+    from hypergen.symmetry.prune.importance import allocate, magnitude, most_important, random, taylor
+    from hypergen.symmetry.prune.pruner import Pruned, Pruner
+    from hypergen.symmetry.structure import Choice, Group, Product, Structure, Sum
+    from hypergen.symmetry.symmetry import Element, Symmetry, find_symmetry
+    from hypergen.symmetry.verify import Verification
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

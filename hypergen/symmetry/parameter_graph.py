@@ -19,7 +19,7 @@ from hypergen.symmetry.structure import Group
 
 if TYPE_CHECKING:
     from hypergen.graph.computational_graph import ComputationalGraph
-    from hypergen.symmetry import Symmetry
+    from hypergen.symmetry.symmetry import Symmetry
 
 # Parameters in the graph's form: for each block [*batch, *block.shape, features].
 ParameterData = tuple[Tensor, ...]

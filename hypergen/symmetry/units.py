@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hypergen.symmetry import Symmetry
 from hypergen.symmetry.structure import Group
+from hypergen.symmetry.symmetry import Symmetry
 
 
 def units_of(symmetry: Symmetry, name: str) -> tuple[tuple[int, ...], list[tuple[Group, Tensor]]]:

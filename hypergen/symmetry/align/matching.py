@@ -12,9 +12,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from hypergen.symmetry import Symmetry
 from hypergen.symmetry.structure import Group, leaves
-from hypergen.symmetry.symmetry import Element
+from hypergen.symmetry.symmetry import Element, Symmetry
 from hypergen.symmetry.units import units_of
 
 _SWEEPS = 20

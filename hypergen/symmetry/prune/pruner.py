@@ -17,10 +17,9 @@ from hypergen.graph import trace
 from hypergen.graph.inputs import example_arguments
 from hypergen.graph.tracing.inventory import take_inventory
 from hypergen.graph.tracing.tensors import map_tensors
-from hypergen.symmetry import Symmetry
 from hypergen.symmetry.prune.module_sizes import resize_modules
 from hypergen.symmetry.structure import Choice, Group, Product, Structure, Sum
-from hypergen.symmetry.symmetry import Element
+from hypergen.symmetry.symmetry import Element, Symmetry
 from hypergen.symmetry.units import gate_units
 from hypergen.symmetry.verify import Verification
 
