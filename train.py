@@ -16,12 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import hydra  # noqa: E402
 import torch  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
-from hydra.errors import InstantiationException  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from hypergen.errors import HypergenError  # noqa: E402
-
-INTERRUPTED = 130
+from hypergen.cli.boundary import error_boundary  # noqa: E402
+from hypergen.cli.check_config import check_config  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -33,28 +31,18 @@ def main(config: DictConfig) -> None:
     random.seed(config.seed)
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
-    try:
-        run = hydra.utils.instantiate(config.run, _partial_=True)
-        run()
-    except HypergenError as error:
-        _leave(str(error))
-    except InstantiationException as error:
-        # The cause says what is wrong with an argument, the message around it where it stands in the configuration.
-        if not isinstance(error.__cause__, (HypergenError, ValueError, TypeError, FileNotFoundError)):
-            raise
-        _leave(f"{error.__cause__}\n(at {str(error).rpartition('full_key: ')[2]} in the configuration)")
-    except KeyboardInterrupt as error:
-        checkpoint = getattr(error, "checkpoint", None)
-        if checkpoint is None:
-            _leave("Interrupted.", INTERRUPTED)
-        options = [option for option in HydraConfig.get().overrides.task if not option.startswith("ckpt_path=")]
-        again = shlex.join(["python", "train.py", *options, f"ckpt_path={checkpoint}"])
-        _leave(f"Interrupted, and saved. To go on:\n  {again}", INTERRUPTED)
+    with error_boundary(interrupted=_how_to_go_on):
+        check_config(config)
+        hydra.utils.instantiate(config.run, _partial_=True)()
 
 
-def _leave(message: str, code: int = 1) -> None:
-    print(f"\n{message}", file=sys.stderr, flush=True)
-    raise SystemExit(code)
+def _how_to_go_on(error: BaseException) -> str:
+    checkpoint = getattr(error, "checkpoint", None)
+    if checkpoint is None:
+        return "Interrupted."
+    options = [option for option in HydraConfig.get().overrides.task if not option.startswith("ckpt_path=")]
+    again = shlex.join(["python", "train.py", *options, f"ckpt_path={checkpoint}"])
+    return f"Interrupted, and saved. To go on:\n  {again}"
 
 
 if __name__ == "__main__":
@@ -62,4 +50,7 @@ if __name__ == "__main__":
     sys.argv = [
         argument.removeprefix("+") if argument.startswith("+experiment=") else argument for argument in sys.argv
     ]
-    main()
+    # Hydra would print the traceback of what is wrong with options and folders; with this it passes errors on.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    with error_boundary():
+        main()

@@ -38,10 +38,10 @@ class UnknownNameError(HypergenError, LookupError):
         known: Every name that is.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         self.kind = kind
         self.name = name
-        self.known = tuple(sorted(known))
+        self.known = tuple(sorted(map(str, known)))
         # Exceptions are rebuilt from `args` when they cross a process boundary, so these are the constructor's own.
         super().__init__(kind, name, self.known)
 
@@ -49,7 +49,7 @@ class UnknownNameError(HypergenError, LookupError):
     def nearest(self) -> tuple[str, ...]:
         """The known names that look most like the unknown one, best first."""
         by_lower_case = {known.lower(): known for known in self.known}
-        matches = difflib.get_close_matches(self.name.lower(), by_lower_case, n=3, cutoff=0.5)
+        matches = difflib.get_close_matches(str(self.name).lower()[:200], by_lower_case, n=3, cutoff=0.5)
         return tuple(by_lower_case[match] for match in matches)
 
     def __str__(self) -> str:

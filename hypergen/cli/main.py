@@ -5,31 +5,30 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from hypergen.cli.align import align
+from hypergen.cli.boundary import error_boundary
 from hypergen.cli.evaluate import evaluate
 from hypergen.cli.generators import generators
 from hypergen.cli.graph import graph
 from hypergen.cli.predict import predict
 from hypergen.cli.zoo import zoo
-from hypergen.errors import HypergenError
 
 
 class _Group(TyperGroup):
-    """Commands whose purposeful errors are one message, without a traceback."""
+    """Commands behind the one boundary for errors."""
 
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except HypergenError as error:
-            message = str(error)
-            if "example_inputs=" in message:  # What the API calls so has another name here.
-                message += "\nOn the command line, give the shape: --input 1,3,224,224"
-            Console(stderr=True).print(f"[red]{escape(message)}[/red]", highlight=False, soft_wrap=True)
-            raise typer.Exit(2) from error
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with error_boundary(translate=_translated, exit_code=2):
+            return super().main(*args, **kwargs)
+
+
+def _translated(message: str) -> str:
+    """A message of the API in words of the command line."""
+    if "example_inputs=" in message:
+        message += "\nOn the command line, give the shape: --input 1,3,224,224"
+    return message
 
 
 app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -1,0 +1,110 @@
+import errno
+import io
+import sys
+
+import pytest
+
+from hypergen.cli.boundary import CLOSED_PIPE, FAILED, INTERRUPTED, error_boundary, user_message
+from hypergen.cli.check_config import check_config
+from hypergen.errors import CheckpointError, HypergenError, UnknownNameError
+from hypergen.functional.arguments import check_numbers
+
+
+def leave(error, **options):
+    with pytest.raises(SystemExit) as left, error_boundary(**options):
+        raise error
+    return left.value.code
+
+
+def test_errors_that_a_user_can_mend_are_one_message(capsys):
+    assert leave(CheckpointError("no such file")) == FAILED
+    assert leave(FileNotFoundError(errno.ENOENT, "No such file or directory", "a.pt"), exit_code=2) == 2
+    assert leave(OSError(errno.ENOSPC, "No space left on device")) == FAILED
+    assert leave(MemoryError("1 TB")) == FAILED
+    said = capsys.readouterr().err
+    assert said.splitlines() == [
+        "no such file",
+        "'a.pt' cannot be used: No such file or directory. Check the path, or make the folder before.",
+        "A file cannot be used: No space left on device. Make room, or name a folder on another disk.",
+        "There is not enough memory: 1 TB. Choose a smaller network or batch, or another device.",
+    ]
+
+
+def test_faults_of_the_program_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), error_boundary():
+        _ = 1 / 0
+    with pytest.raises(ValueError), error_boundary():
+        raise ValueError("of this test, not of hypergen")
+
+
+def test_errors_raised_on_purpose_are_told_from_operations_that_failed():
+    with pytest.raises(ValueError) as out_of_range:
+        check_numbers("Training", low=1, steps=0)
+    assert user_message(out_of_range.value) == "Training(steps=0): expected at least 1."
+    with pytest.raises(TypeError) as failed:
+        check_numbers("Training", low="a", steps=1)  # fails inside hypergen without a `raise`
+    assert user_message(failed.value) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(0, "at least 1"), (True, "a whole number, not a bool"), (1.5, "a whole number"), ("3", "not a str")],
+)
+def test_check_numbers(value, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        check_numbers("Training", low=1, whole=True, steps=value)
+    check_numbers("Training", low=1, whole=True, steps=3, warmup=None)
+
+
+def test_not_a_number_is_out_of_every_range():
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        check_numbers("Training", low=0, high=1, share=float("nan"))
+
+
+def test_interruptions_and_closed_pipes_leave_quietly(capsys):
+    assert leave(KeyboardInterrupt(), interrupted=lambda error: "stopped") == INTERRUPTED
+    assert leave(BrokenPipeError()) == CLOSED_PIPE
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_a_message_that_cannot_be_made_does_not_hide_the_error(capsys):
+    class Unspeakable(HypergenError):
+        def __str__(self):
+            raise RuntimeError("no")
+
+    assert leave(Unspeakable()) == FAILED
+    assert capsys.readouterr().err == "Unspeakable (its message cannot be shown)\n"
+    assert str(UnknownNameError("head", 5, ["ridge"])) == "Unknown head 5. Known: 'ridge'."
+
+
+def test_messages_neither_steer_terminals_nor_flood_them(capsys):
+    leave(CheckpointError("\x1b]0;title\x07 name"))
+    leave(CheckpointError("a" * 100_000))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "\\x1b]0;title\\x07 name"
+    assert len(second) < 5_000 and second.endswith("(100,000 characters)")
+
+
+def test_terminals_of_another_encoding(monkeypatch):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with error_boundary():
+        print("loss → 0")
+    assert raw.getvalue() == b"loss ? 0\n"
+
+
+def test_check_config_names_each_value_of_another_type():
+    config = {
+        "training": {"_target_": "hypergen.generators.ghn.training.GraphHypernetworkTraining", "steps": "abc"},
+        "data": {"_target_": "hypergen.data.text.TextDataModule", "path": None, "context": 1.5, "seed": True},
+    }
+    with pytest.raises(HypergenError) as error:
+        check_config(config)
+    assert str(error.value).splitlines() == [
+        "training.steps is 'abc', a str; expected int.",
+        "data.context is 1.5, a float; expected int.",
+        "data.seed is True, a bool; expected int.",
+    ]
+    config["training"]["steps"], config["data"]["context"], config["data"]["seed"] = 5, 8, 0
+    check_config(config)
