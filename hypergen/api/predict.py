@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hypergen.api.comparison import FALLBACKS, Comparison, Start, compare_starts, largest_activation, mean_loss
 from hypergen.api.diversify import DIVERSIFICATIONS, last_weights
 from hypergen.api.diversify import diversify as diversified
+from hypergen.api.probe import Arguments, probe_arguments, reason_against_running
+from hypergen.api.report import InitializationReport, _listed
 from hypergen.errors import GeneratorError, ParameterError, TraceError, UnknownNameError
 from hypergen.functional import (
     BatchNormCalibration,
@@ -26,99 +27,13 @@ from hypergen.functional import (
     fit_ridge_head,
 )
 from hypergen.generators import Generator, load_generator
-from hypergen.graph import trace
+from hypergen.generators.generator import check_predictable
+from hypergen.graph import ComputationalGraph, trace
 from hypergen.graph.inputs import example_arguments
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 __all__ = ["InitializationReport", "initialize", "predict_params"]
 
 HEADS = ("ridge",)
-
-
-@dataclass(frozen=True)
-class InitializationReport:
-    """What :func:`initialize` did to a network.
-
-    Attributes:
-        model: The network's class.
-        generator: The generator's class, and the name or path it was loaded by.
-        predicted: Parameters that the generator wrote.
-        kept: Parameters that no operation reads, or that are frozen under an adapter: they keep the network's values.
-        tied: Alias name → the name that carries it.
-        defaulted: Buffers that go with predicted parameters but keep the network's own values: the running statistics
-            of batch norms that were not calibrated.
-        values_predicted: Numbers that the generator wrote.
-        values: Numbers that the parameters of the network hold.
-        calibration: Batch norms whose running statistics were estimated, and from how many samples; None without data.
-        head: The layer that was solved in closed form afterwards, and on how many samples; None if none was.
-        diversified: How the predicted weights were made more diverse; None if they were not.
-    """
-
-    model: str
-    generator: str
-    predicted: tuple[str, ...]
-    kept: tuple[str, ...] = ()
-    tied: Mapping[str, str] = field(default_factory=dict)
-    defaulted: tuple[str, ...] = ()
-    values_predicted: int = 0
-    values: int = 0
-    calibration: BatchNormCalibration | None = None
-    head: RidgeHead | None = None
-    diversified: str | None = None
-
-    @property
-    def share_of_parameters_predicted(self) -> float:
-        """Numbers that the generator wrote, over all numbers in parameters."""
-        return self.values_predicted / self.values
-
-    @property
-    def batch_norm(self) -> str:
-        """One sentence on the running statistics of batch norms."""
-        if self.calibration is not None and self.calibration.layers:
-            layers, samples = self.calibration
-            done = f"statistics of {layers} layer{'s' * (layers != 1)} estimated from {samples:,} samples"
-            left = (
-                f"; {len(self.defaulted)} buffers of layers that never ran keep the model's" if self.defaulted else ""
-            )
-            return done + left
-        if not self.defaulted:
-            return "no layer keeps running statistics"
-        if self.calibration is not None:
-            return "no layer ran on the data: the running statistics are still the model's own"
-        return (
-            "the running statistics are still the model's own, because no data was given: pass calibrate=batches, or "
-            "train before evaluating"
-        )
-
-    def __rich__(self) -> Table:
-        """The report as a table."""
-        from rich.markup import escape
-        from rich.table import Table
-
-        count = f"{len(self.predicted)} parameter{'s' * (len(self.predicted) != 1)}"
-        rows = {
-            "predicted": f"{count}, {self.values_predicted:,} values: {self.share_of_parameters_predicted:.2%} of all",
-            "kept": f"{_listed(self.kept)} (frozen, or read by no operation)" if self.kept else "",
-            "diversified": self.diversified or "",
-            "tied": _listed([f"{alias} = {name}" for alias, name in self.tied.items()]),
-            "batch norm": self.batch_norm,
-            "head": f"{self.head.name} solved in closed form on {self.head.samples:,} samples" if self.head else "",
-        }
-        table = Table(title=f"{self.model} initialised by {self.generator}", show_header=False, title_justify="left")
-        for name, text in rows.items():
-            if text:
-                table.add_row(name, escape(text))
-        return table
-
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(width=100, no_color=True, force_terminal=False)
-        with console.capture() as capture:
-            console.print(self)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def predict_params(
@@ -153,9 +68,7 @@ def predict_params(
     if not isinstance(generator, Generator):
         generator = load_generator(generator)
     with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-        parameters = generator.generate(model, condition, example_inputs=example_inputs)
-        dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
-        return {name: parameters[name].to(dtype) for name, dtype in dtypes.items() if name in parameters}
+        return _predicted(model, model, generator, condition, example_inputs)
 
 
 def initialize(
@@ -172,11 +85,16 @@ def initialize(
     head: str | None = None,
     head_layer: str | None = None,
     num_classes: int | None = None,
+    overwrite_frozen: bool = False,
+    fallback: str = "default",
 ) -> InitializationReport:
     """Write predicted parameters into ``model``, in place and all or nothing.
 
     Its parameters stay the objects that they are, so an optimiser may be built before or after. After any error the
     model is as it was. Training flags stay as they are.
+
+    The predicted start is compared with the network's own: by the loss on ``calibrate`` where it has labels, else by
+    the scale of the activations on example inputs. The report says which is better.
 
     Args:
         model: The target network.
@@ -196,14 +114,19 @@ def initialize(
         head: ``"ridge"`` solves the last linear layer in closed form on all of ``calibrate``, which then needs labels.
         head_layer: The name of the layer to solve, where it is not the last linear layer that runs.
         num_classes: Number of classes, where the data lack some.
+        overwrite_frozen: Whether parameters with ``requires_grad=False`` are written, too; by default they keep their
+            values, as do the statistics of batch norms whose parameters are all frozen.
+        fallback: What to do where the network's own start is better: ``"default"`` leaves the network's own values
+            (calibrated, and with a solved head, as asked), ``"never"`` writes the prediction all the same, ``"error"``
+            raises.
 
     Returns:
         What was predicted, kept, tied, calibrated and solved; print it.
 
     Raises:
-        ParameterError: As :func:`predict_params`; the data have no inputs or no labels; or the statistics or the head
-            are not finite.
-        GeneratorError: The arguments contradict each other.
+        ParameterError: As :func:`predict_params`; every parameter is frozen; the data are empty, or have no inputs or
+            no labels; the network is not finite at either start; or, with ``fallback="error"``, its own is better.
+        GeneratorError: The arguments contradict each other, or the generator takes no condition.
         UnknownNameError: An unknown generator, kind of head, or layer.
         TraceError: The model could not be run on example inputs.
         CheckpointError: The generator cannot be loaded.
@@ -221,47 +144,177 @@ def initialize(
         raise GeneratorError(f'diversify_strength={diversify_strength} has no effect: pass `diversify="noise"` too.')
     if head is None and head_layer is not None:
         raise GeneratorError(f'head_layer={head_layer!r} has no effect without a head: pass `head="ridge"` too.')
+    if fallback not in FALLBACKS:
+        raise UnknownNameError("fallback", fallback, FALLBACKS)
     batches = None if calibrate is None else _reiterable(calibrate)
     if batches is not None and example_inputs is None:
         example_inputs = _first_inputs(model, batches)
     expected_shapes(model)  # Refuses lazy modules before their names are read.
+    own = dict(model.named_parameters())
+    frozen = () if overwrite_frozen else tuple(n for n, parameter in own.items() if not parameter.requires_grad)
+    _refuse_all_frozen(model, own, frozen)
     name = "" if isinstance(generator, Generator) else f"{os.fspath(generator)}, a "
     if not isinstance(generator, Generator):
         generator = load_generator(generator)
-    parameters = predict_params(model, generator, condition=condition, example_inputs=example_inputs)
-    if diversify is not None:
-        last = last_weights(trace(model, example_inputs))
-        own = dict(model.named_parameters())
-        parameters = diversified(parameters, diversify, strength=diversify_strength, leave_out=last, own=own, seed=seed)
+    check_predictable(model)
+    graph = trace(model, example_inputs) if generator.reads_graphs or diversify is not None else None
+    source = graph if graph is not None and generator.reads_graphs else model
+    with torch.no_grad():
+        parameters = _predicted(model, source, generator, condition, example_inputs)
+    parameters = {key: value for key, value in parameters.items() if key not in frozen}
+    if diversify is not None and graph is not None:
+        parameters = diversified(
+            parameters, diversify, strength=diversify_strength, leave_out=last_weights(graph), own=own, seed=seed
+        )
 
-    calibration = solved = None
-    statistics = _running_statistics(model)
-    if batches is None:
+    preparation = _Preparation(model, batches, calibration_batches, head, head_layer, num_classes, frozen)
+    reason = reason_against_running(model)
+    with _unchanged_after_errors(model) as restore:
+        arguments: Arguments | None = None
+        default, comparison = Start(), None
+        if not reason:
+            try:
+                arguments = probe_arguments(model, example_inputs, None if batches is None else _first(batches))
+                default = preparation.measure(arguments)
+            except ParameterError as error:
+                default = Start(error=str(error))
+            except Exception as error:  # what the network does on inputs that were made up is no reason to fail
+                if batches is not None:
+                    raise
+                arguments, reason = None, f"it could not be run on example inputs ({type(error).__name__}: {error})"
+            restore()
         apply_parameters(model, parameters, partial=True)
-    else:
-        before = {buffer: tensor.clone() for buffer, tensor in statistics.items() if not tensor.is_meta}
-        with _unchanged_after_errors(model):
-            apply_parameters(model, parameters, partial=True)
-            calibration = calibrate_batch_norm(model, batches, max_batches=calibration_batches)
-            solved = _solve_head(model, batches, head_layer, num_classes) if head else None
-        statistics = {buffer: tensor for buffer, tensor in statistics.items() if torch.equal(tensor, before[buffer])}
-
-    own = dict(model.named_parameters())
-    carrier = {id(parameter): name for name, parameter in own.items()}
+        failure: ParameterError | None = None
+        try:
+            predicted = preparation.measure(arguments)
+        except ParameterError as error:
+            failure, predicted = error, Start(error=str(error))
+        if failure is not None and (reason or default.error or fallback == "never"):
+            raise failure
+        if reason:
+            comparison = Comparison(default, predicted, "", reason)
+        elif fallback != "never" or default.usable or predicted.usable:
+            comparison = compare_starts(default, predicted)
+        worse = comparison is not None and comparison.better == "default"
+        if worse and fallback == "error":
+            assert comparison is not None
+            raise ParameterError(
+                f"{type(model).__name__} starts worse from what {type(generator).__name__} predicts than from its own "
+                f'values: {comparison.reason}. Leave its own values, `fallback="default"`, or pass `fallback="never"`.'
+            )
+        if fell_back := worse and fallback == "default":
+            restore()
+            preparation.run()
+            parameters = {}
     aliases = model.named_parameters(remove_duplicate=False)
+    carrier = {id(parameter): key for key, parameter in model.named_parameters()}
     return InitializationReport(
         model=type(model).__name__,
         generator=f"{name}{type(generator).__name__}",
         predicted=tuple(parameters),
-        kept=tuple(parameter for parameter in own if parameter not in parameters),
+        kept=tuple(key for key in own if key not in parameters),
         tied={alias: carrier[id(parameter)] for alias, parameter in aliases if alias not in own},
-        defaulted=tuple(statistics),
+        defaulted=preparation.defaulted,
         values_predicted=sum(value.numel() for value in parameters.values()),
         values=sum(parameter.numel() for parameter in own.values()),
-        calibration=calibration,
-        head=solved,
-        diversified=diversify,
+        calibration=preparation.calibration,
+        head=preparation.head,
+        diversified=None if fell_back else diversify,
+        frozen=frozen,
+        comparison=comparison,
+        fell_back=fell_back,
+        out_of_distribution=() if graph is None else generator.out_of_distribution(graph),
     )
+
+
+class _Preparation:
+    """What follows any start: statistics of batch norms, the head, and a measurement."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any] | None,
+        calibration_batches: int | None,
+        head: str | None,
+        head_layer: str | None,
+        num_classes: int | None,
+        frozen: Collection[str],
+    ) -> None:
+        self.model, self.batches, self.calibration_batches = model, batches, calibration_batches
+        self.solve, self.head_layer, self.num_classes = head is not None, head_layer, num_classes
+        self.frozen = frozenset(frozen)
+        self.left_out = _frozen_batch_norms(model, self.frozen)
+        self.calibration: BatchNormCalibration | None = None
+        self.head: RidgeHead | None = None
+        self.defaulted: tuple[str, ...] = tuple(_running_statistics(model))
+
+    def run(self) -> None:
+        """Calibrate, then solve the head, on the data."""
+        if self.batches is None:
+            return
+        statistics = _running_statistics(self.model)
+        before = {buffer: tensor.clone() for buffer, tensor in statistics.items() if not tensor.is_meta}
+        self.calibration = calibrate_batch_norm(
+            self.model, self.batches, max_batches=self.calibration_batches, leave_out=self.left_out
+        )
+        self.defaulted = tuple(buffer for buffer, tensor in statistics.items() if torch.equal(tensor, before[buffer]))
+        if self.solve:
+            self.head = _solve_head(self.model, self.batches, self.head_layer, self.num_classes)
+            written = [n for n in (f"{self.head.name}.weight", f"{self.head.name}.bias") if n in self.frozen]
+            if written:
+                raise GeneratorError(
+                    f'head="ridge" solves {self.head.name!r}, and {_listed(written)} is frozen: set requires_grad on '
+                    "it, name another layer by `head_layer=`, or pass `overwrite_frozen=True`."
+                )
+
+    def measure(self, arguments: Arguments | None) -> Start:
+        """Prepare, then measure the loss on the data where it has labels, else the scale of the activations."""
+        self.run()
+        loss = None
+        if self.batches is not None and arguments is not None:
+            loss = mean_loss(self.model, self.batches, self.calibration_batches)
+        if arguments is None or loss is not None:
+            return Start(loss=loss)
+        return Start(scale=largest_activation(self.model, arguments))
+
+
+def _predicted(
+    model: nn.Module,
+    source: nn.Module | ComputationalGraph,
+    generator: Generator,
+    condition: Any,
+    example_inputs: Any,
+) -> Parameters:
+    """The parameters of ``model``, in its data types, from its graph where there is one already."""
+    parameters = generator.generate(source, condition, example_inputs=example_inputs)
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    return {name: parameters[name].to(dtype) for name, dtype in dtypes.items() if name in parameters}
+
+
+def _refuse_all_frozen(model: nn.Module, own: Mapping[str, Tensor], frozen: Collection[str]) -> None:
+    if own and len(frozen) == len(own):
+        raise ParameterError(
+            f"All {len(own)} parameters of {type(model).__name__} are frozen (requires_grad=False), so there is "
+            "nothing to write: set requires_grad on those that are to be initialised, or pass `overwrite_frozen=True`."
+        )
+
+
+def _frozen_batch_norms(model: nn.Module, frozen: Collection[str]) -> frozenset[str]:
+    """Batch norms with parameters that are all frozen: their statistics belong to them."""
+    found = set()
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            own = [f"{name}.{key}" if name else key for key, _ in module.named_parameters(recurse=False)]
+            if own and all(key in frozen for key in own):
+                found.add(name)
+    return frozenset(found)
+
+
+def _first(batches: Iterable[Any]) -> Any:
+    batch = next(iter(batches), None)
+    if batch is None:
+        raise ParameterError("There are no batches in `calibrate=`: pass at least one, or leave it out.")
+    return batch
 
 
 def _reiterable(batches: Iterable[Any]) -> Iterable[Any]:
@@ -318,14 +371,17 @@ def _solve_head(model: nn.Module, batches: Iterable[Any], head_layer: str | None
 
 
 @contextmanager
-def _unchanged_after_errors(model: nn.Module) -> Iterator[None]:
-    """Give the model its old parameters and buffers back, as the same objects, if anything goes wrong."""
+def _unchanged_after_errors(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Give the model its old parameters and buffers back, as the same objects, if anything goes wrong.
+
+    Yields:
+        What gives them back, for those who go back on purpose.
+    """
     members = [(module, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers()) if not tensor.is_meta}
     saved = {key: tensor.detach().clone() for key, tensor in tensors.items()}
-    try:
-        yield
-    except BaseException:
+
+    def restore() -> None:
         with torch.no_grad():
             for key, tensor in tensors.items():
                 if not torch.equal(tensor, saved[key]):
@@ -335,10 +391,9 @@ def _unchanged_after_errors(model: nn.Module) -> Iterator[None]:
             for name, value in (*parameters.items(), *buffers.items()):
                 if now.get(name) is not value:
                     setattr(module, name, value)
+
+    try:
+        yield restore
+    except BaseException:
+        restore()
         raise
-
-
-def _listed(names: Iterable[str], shown: int = 10) -> str:
-    names = list(names)
-    more = len(names) - shown
-    return ", ".join(islice(names, shown)) + (f" and {more} more" if more > 0 else "")

@@ -6,7 +6,7 @@ mode until they are estimated again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ class _PooledStatistics:
 
 
 def calibrate_batch_norm(
-    model: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None
+    model: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None, leave_out: Collection[str] = ()
 ) -> BatchNormCalibration:
     """Estimate the running mean and variance of every batch norm in ``model`` that keeps them.
 
@@ -70,6 +70,7 @@ def calibrate_batch_norm(
         batches: A data loader, or any iterable of batches: inputs alone, a tuple or list that begins with them, or a
             dictionary of keyword arguments (without its labels).
         max_batches: Read at most this many batches.
+        leave_out: Names of batch norms that keep their statistics and normalise by them.
 
     Returns:
         The number of layers calibrated, and of samples used; (0, 0) without reading a batch if no layer keeps
@@ -83,7 +84,10 @@ def calibrate_batch_norm(
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats and module.running_mean is not None
+        if isinstance(module, _BatchNorm)
+        and module.track_running_stats
+        and module.running_mean is not None
+        and name not in leave_out
     }
     if not layers:
         return BatchNormCalibration(0, 0)

@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from hypergen.errors import CheckpointError, ParameterError
+from hypergen.errors import CheckpointError, GeneratorError, ParameterError
 from hypergen.functional import Parameters, check_parameters, expected_shapes
 from hypergen.functional.check import is_finite
 from hypergen.generators.checkpoint import GeneratorCheckpoint, locate, provenance, read_checkpoint, write_checkpoint
@@ -34,6 +34,11 @@ class Generator(nn.Module, ABC):
 
     # Arguments that checkpoints lack which were saved before there were such arguments, with what they meant then.
     earlier_arguments: Mapping[str, Any] = {}
+
+    # Whether parameters depend on a condition beside the architecture; one that is not taken is an error.
+    takes_condition: bool = True
+    # Whether the computational graph is all that is read of the target.
+    reads_graphs: bool = False
 
     _arguments: dict[str, Any]
 
@@ -106,7 +111,13 @@ class Generator(nn.Module, ABC):
         Raises:
             ParameterError: The target has no parameters, complex, integer or lazy ones, or the prediction does not fit.
             TraceError: The target could not be traced.
+            GeneratorError: The generator takes no condition.
         """
+        if condition is not None and not self.takes_condition:
+            raise GeneratorError(
+                f"{type(self).__name__} takes no condition: its parameters depend on the architecture alone. Leave "
+                f"condition={condition!r} out, or load a generator that takes one."
+            )
         if isinstance(target, nn.Module):
             check_predictable(target)
         elif not target.parameter_shapes:
@@ -131,6 +142,10 @@ class Generator(nn.Module, ABC):
                 "read. Its `predict` must return every parameter but those in `graph.unused_parameters`."
             )
         return parameters
+
+    def out_of_distribution(self, graph: ComputationalGraph) -> tuple[str, ...]:
+        """In which respects a graph is unlike those that the generator was trained on, in words; none where unknown."""
+        return ()
 
     def generate_in_parts(
         self, graph: ComputationalGraph, parts: Sequence[Sequence[str]], condition: Any = None

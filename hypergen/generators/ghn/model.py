@@ -56,6 +56,8 @@ class GraphHypernetwork(Generator):
         ValueError: An unknown part; the message names the known ones. Or heads that don't divide the width.
     """
 
+    takes_condition = False
+    reads_graphs = True
     earlier_arguments = {"vocabulary": FIRST_VOCABULARY}
 
     def __init__(

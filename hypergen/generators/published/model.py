@@ -64,6 +64,8 @@ class ReleasedGraphHypernetwork(Generator):
         GeneratorError: With ``strict_size``, a parameter that is wider; the message names it.
     """
 
+    takes_condition = False
+
     def __init__(
         self,
         hidden: int = 64,
