@@ -109,7 +109,7 @@ def test_a_worse_start_is_left(data):
     report = hypergen.initialize(model, Loud(30.0), calibrate=data)
     assert report.fell_back and report.comparison.better == "default" and unchanged(model, before)
     assert report.predicted == () and set(report.kept) == set(before) and report.share_of_parameters_predicted == 0
-    assert "keeps its own values" in str(report) and report.comparison.reason in str(report).replace("\n", " ")
+    assert "keeps its own values" in str(report) and report.comparison.reason[:20] in str(report)
 
 
 def test_never_and_error():
