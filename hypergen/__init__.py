@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 
 from hypergen._lazy import lazy_exports
 from hypergen._torchvision import declare_operators
+from hypergen._version import __version__
 
 if TYPE_CHECKING:
     from hypergen.api.disk import predict_to_disk
     from hypergen.api.predict import InitializationReport, initialize, predict_params
+    from hypergen.generators.factory import list_generators, load_generator
     from hypergen.generators.generator import Generator
-    from hypergen.generators.registry import list_generators, load_generator
     from hypergen.graph.computational_graph import ComputationalGraph
     from hypergen.graph.tracing.trace import trace
-
-__version__ = "0.1.0"
 
 # Before anything in the package gets to import torchvision, itself or through torchmetrics and Lightning.
 declare_operators()

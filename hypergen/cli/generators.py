@@ -10,7 +10,7 @@ from rich.table import Table
 def generators() -> None:
     """List the trained generators that come with the package, with their numbers."""
     from hypergen.generators.checkpoint import WEIGHTS, read_config
-    from hypergen.generators.registry import RELEASED, list_generators
+    from hypergen.generators.factory import RELEASED, list_generators
 
     names = list_generators()
     if not names:

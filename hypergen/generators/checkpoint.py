@@ -1,4 +1,4 @@
-"""How a generator lies on disk, and how it is found, written and read.
+"""How a generator lies on disk, and how it is written and read.
 
 A folder holds ``config.json``, ``model.safetensors`` and ``README.md``. The weights' own metadata repeats the
 configuration, so the one file is a whole generator, and replacing it is the one step at which a save takes effect.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -20,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hypergen._version import __version__
 from hypergen.errors import CheckpointError
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 _METADATA_KEY = "hypergen"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 # A zip archive, which is what torch.save writes, and a bare pickle of protocol 2 to 5.
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -66,9 +65,7 @@ class GeneratorCheckpoint:
 
 def provenance() -> dict[str, Any]:
     """Name the versions, and the commit of a source checkout, that a checkpoint is written with."""
-    import hypergen
-
-    return {"hypergen": hypergen.__version__, "torch": torch.__version__, "commit": _commit()}
+    return {"hypergen": __version__, "torch": torch.__version__, "commit": _commit()}
 
 
 def _commit() -> str | None:
@@ -182,47 +179,8 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def locate(path_or_id: str | os.PathLike[str]) -> Path:
-    """Find a generator: an existing folder or file, or else a repository of the Hugging Face Hub.
-
-    Args:
-        path_or_id: A path, or ``owner/name``.
-
-    Returns:
-        A folder or a file on this machine.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    path = Path(path_or_id).expanduser()
-    if path.exists():
-        return path
-    if isinstance(path_or_id, str) and _HUB_ID.fullmatch(path_or_id):
-        return _from_hub(path_or_id)
-    raise CheckpointError(
-        f"There is no generator at {str(path_or_id)!r}: no such file or folder. Expected a folder that "
-        "`save_pretrained` wrote, a .safetensors file, or a Hugging Face Hub id (owner/name)."
-    )
-
-
-def _from_hub(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = [CONFIG, WEIGHTS, CARD]
-    try:
-        return Path(snapshot_download(repository, allow_patterns=patterns))
-    except Exception as error:  # The Hub's client raises errors of several libraries; any of them means "not now".
-        try:
-            return Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
-        except Exception:
-            raise CheckpointError(
-                f"There is no folder {repository!r} here, and no such generator came from the Hugging Face Hub "
-                f"({type(error).__name__}: {_first_line(error)}), nor does this machine hold a copy of it. Check the "
-                "name and the connection; private repositories need `huggingface-cli login`."
-            ) from error
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """First line of an error's message, for a message of one's own."""
     return (str(error).strip().splitlines() or [""])[0][:200]
 
 
@@ -305,7 +263,7 @@ def _read_weights(file: Path, with_tensors: bool) -> tuple[Any, dict[str, Tensor
         return (json.loads(metadata[_METADATA_KEY]) if _METADATA_KEY in metadata else None), tensors
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{str(file)!r} is truncated or not a safetensors file ({_first_line(error)}; {file.stat().st_size:,} "
+            f"{str(file)!r} is truncated or not a safetensors file ({first_line(error)}; {file.stat().st_size:,} "
             "bytes). Copy, download or save it again."
         ) from error
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from hypergen.errors import CheckpointError, GeneratorError, ParameterError
 from hypergen.functional import Parameters, check_parameters, expected_shapes
 from hypergen.functional.check import is_finite
-from hypergen.generators.checkpoint import GeneratorCheckpoint, locate, provenance, read_checkpoint, write_checkpoint
+from hypergen.generators.checkpoint import GeneratorCheckpoint, provenance, read_checkpoint, write_checkpoint
+from hypergen.generators.hub import locate
 from hypergen.generators.model_card import model_card
 from hypergen.generators.registry import generator_class
 from hypergen.graph import ComputationalGraph, trace

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin
@@ -15,8 +15,8 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from hypergen.errors import GeneratorError
+from hypergen.generators.generator import Generator
 from hypergen.generators.registry import generator_class
-from hypergen.generators.zoo_generator import Condition, ZooGenerator
 
 if TYPE_CHECKING:
     from hypergen.graph import ComputationalGraph
@@ -37,18 +37,18 @@ class GeneratorModel(ModelMixin, ConfigMixin):
     """A generator in the form in which diffusers saves and loads what a pipeline consists of.
 
     Args:
-        class_name: Of the generator, as it is registered.
-        arguments: From which it is made again, as JSON: diffusers sorts keys, but the order of a layout's matters.
+        class_name: Registered name of the generator's class.
+        arguments: Arguments of its constructor, as JSON: diffusers sorts keys, but the order of a layout's matters.
         generator: The generator itself, where there is one already.
     """
 
     ignore_for_config = ["generator"]
 
     @register_to_config
-    def __init__(self, class_name: str, arguments: str, generator: ZooGenerator | None = None) -> None:
+    def __init__(self, class_name: str, arguments: str, generator: Generator | None = None) -> None:
         super().__init__()
         if generator is None:
-            generator = cast(ZooGenerator, generator_class(class_name, "A pipeline")(**json.loads(arguments)))
+            generator = generator_class(class_name, "A pipeline")(**json.loads(arguments))
         self.generator = generator
 
 
@@ -59,7 +59,7 @@ class ZooPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     Args:
         model: The generator.
-        scheduler: One of diffusers'.
+        scheduler: Scheduler of diffusers.
     """
 
     _optional_components = ["scheduler"]
@@ -69,13 +69,13 @@ class ZooPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.register_modules(model=model, scheduler=scheduler)
 
     @classmethod
-    def from_generator(cls, generator: ZooGenerator) -> ZooPipeline:
+    def from_generator(cls, generator: Generator) -> ZooPipeline:
         """Share a generator."""
         model = GeneratorModel(type(generator).__name__, json.dumps(generator.config), generator)
         scheduler = getattr(generator, "sampling_scheduler", None)
         return cls(model, scheduler and type(scheduler).from_config(scheduler.config))
 
-    def generator(self) -> ZooGenerator:
+    def generator(self) -> Generator:
         """The generator, for ``initialize`` and ``predict_params``."""
         return self.model.generator
 
@@ -83,7 +83,7 @@ class ZooPipeline(DiffusionPipeline):  # type: ignore[misc]
     def __call__(
         self,
         target: nn.Module | ComputationalGraph,
-        conditions: Sequence[Condition],
+        conditions: Sequence[Mapping[str, Any]],
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: torch.Generator | None = None,
@@ -93,10 +93,10 @@ class ZooPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         Args:
             target: A network of the layout to generate, or its graph.
-            conditions: One for each network.
-            num_inference_steps: Of the scheduler; the generator's by default.
-            guidance_scale: Of classifier-free guidance; the generator's by default.
-            generator: Of random numbers; seeded with 0 by default.
+            conditions: Condition of each network.
+            num_inference_steps: Steps of the scheduler; the generator's by default.
+            guidance_scale: Scale of classifier-free guidance; the generator's by default.
+            generator: Source of random numbers; seeded with 0 by default.
             example_inputs: What the target is called with, where it does not tell.
 
         Returns:
@@ -106,7 +106,7 @@ class ZooPipeline(DiffusionPipeline):  # type: ignore[misc]
             GeneratorError: The generator has no steps or no guidance; or see
                 :meth:`~hypergen.generators.zoo_generator.ZooGenerator.sample`.
         """
-        sampler = copy.copy(self.generator())  # Its own settings stay as they are; its weights are shared.
+        sampler: Any = copy.copy(self.generator())  # Its own settings stay as they are; its weights are shared.
         settings = {
             "num_inference_steps": ("sampling_steps", num_inference_steps),
             "guidance_scale": ("guidance_scale", guidance_scale),

@@ -14,7 +14,7 @@ import hypergen
 from hypergen.architectures.by_name import build_model
 from hypergen.cli.main import app
 from hypergen.errors import HypergenError, UnknownNameError
-from hypergen.generators import Generator, register_generator, registry
+from hypergen.generators import Generator, factory, register_generator
 from hypergen.graph import ComputationalGraph
 
 ROOT = Path(hypergen.__file__).parents[1]
@@ -199,7 +199,7 @@ def test_graph_draws(folder):
 
 
 def test_generators(folder, monkeypatch):
-    monkeypatch.setattr(registry, "RELEASED", folder / "released")
+    monkeypatch.setattr(factory, "RELEASED", folder / "released")
     assert "python train.py" in run("generators")
     rows = [
         {"figure": "predicted_accuracy_mean", "value": 0.9531, "std": 0.02, "n": 100, "aim": 0.95},

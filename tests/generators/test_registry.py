@@ -7,12 +7,13 @@ from torch import nn
 from hypergen.errors import CheckpointError, UnknownNameError
 from hypergen.generators import (
     Generator,
+    factory,
     generator_class,
     list_generators,
     load_generator,
     register_generator,
-    registry,
 )
+from hypergen.generators.registry import exported_names, registered_names
 
 
 @register_generator
@@ -31,7 +32,7 @@ def released(tmp_path, monkeypatch):
     for name in ("digits-ghn", "digits-small", "cifar10-ghn"):
         Constant().save_pretrained(folder / name)
     (folder / "unfinished").mkdir()
-    monkeypatch.setattr(registry, "RELEASED", folder)
+    monkeypatch.setattr(factory, "RELEASED", folder)
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -77,9 +78,27 @@ def test_missing_paths_are_called_paths(released, path):
         load_generator(path)
 
 
-def test_built_in_classes_load_when_named():
-    for name in registry._BUILT_IN:
+METHODS = [
+    "AutoregressiveGenerator",
+    "CheckpointTransformer",
+    "GraphHypernetwork",
+    "HyperRepresentation",
+    "LatentDiffusion",
+    "RecurrentDiffusion",
+    "ReleasedGraphHypernetwork",
+]
+
+
+def test_classes_of_the_package_load_when_named():
+    for name in METHODS:
         assert generator_class(name).__name__ == name
+    assert set(METHODS) <= set(registered_names())
+
+
+def test_what_a_method_exports_beside_its_generator_is_no_generator():
+    assert "WeightAutoencoder" in exported_names()
+    with pytest.raises(CheckpointError, match="Unknown generator class 'WeightAutoencoder'"):
+        generator_class("WeightAutoencoder")
 
 
 def test_two_classes_of_one_name():
