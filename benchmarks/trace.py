@@ -23,6 +23,7 @@ from rich.progress import track
 from benchmarks.sweeps.trace_sweep import Traced, trace_in_forks, warm_up
 from benchmarks.trace_suites import SUITES, Case, load_suite
 from hypergen.evaluation.results import Results, Row
+from hypergen.graph.computational_graph import TracingMode
 
 _WIDTH = 110
 _MEGABYTE = 2**20
@@ -113,13 +114,13 @@ def rows_of(suite: str, networks: Sequence[Traced], *, brief: bool = False) -> l
     covered = sum(network.covered_values for network in traced)
     seconds = [network.seconds for network in traced]
     cpu_seconds = [network.cpu_seconds for network in traced]
-    rungs = Counter(network.rung for network in traced)
+    modes = Counter(network.mode for network in traced)
     row = Row.from_values
     return [
         *rows,
         Row(f"{suite}_parameters_covered", covered / values if values else float("nan"), n=len(traced)),
         Row(f"{suite}_models_with_unused_parameters", sum(bool(network.unused) for network in traced), better="lower"),
-        *(Row(f"{suite}_rung_{rung}", rungs[rung]) for rung in ("meta", "fake", "real")),
+        *(Row(f"{suite}_traced_on_{mode.replace(' ', '_')}", modes[mode]) for mode in TracingMode),
         row(f"{suite}_seconds_median", seconds, aim=_SECONDS.get(suite), better="lower", statistic="median"),
         Row(f"{suite}_seconds_p95", _percentile(seconds, 95), n=len(seconds), better="lower"),
         Row(f"{suite}_seconds_max", max(seconds, default=float("nan")), n=len(seconds), aim=10.0, better="lower"),

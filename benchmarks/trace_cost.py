@@ -31,7 +31,7 @@ def beside_a_step() -> list[Row]:
     model.eval()  # with a batch of one, the statistics of a batch norm are those of one image
 
     def graph() -> None:
-        hypergen.trace(model, image, cache=False).shortest_paths()
+        hypergen.trace(model, image).shortest_paths()
 
     def step() -> None:
         model.zero_grad()
@@ -69,7 +69,7 @@ def trace_ten_billion() -> tuple[float, int, int]:
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=48))
     before = start_peak()
-    elapsed = _seconds(lambda: hypergen.trace(model, cache=False))
+    elapsed = _seconds(lambda: hypergen.trace(model))
     return elapsed, peak() - before, sum(parameter.numel() for parameter in model.parameters())
 
 

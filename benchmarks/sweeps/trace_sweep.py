@@ -42,7 +42,7 @@ class Traced:
         failure: Why there is no graph; empty where there is one.
         not_run: Why PyTorch itself cannot run the network; empty where it can, or where nobody asked.
         wrong: In which ways the graph is not right.
-        rung: The rung of the ladder that served.
+        mode: The tracing mode that served.
         seconds: That the trace took.
         cpu_seconds: That it computed; less than ``seconds`` on a busy machine.
         peak_bytes: By how much it raised the memory of the process.
@@ -58,7 +58,7 @@ class Traced:
     failure: str = ""
     not_run: str = ""
     wrong: list[str] = field(default_factory=list)
-    rung: str = ""
+    mode: str = ""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
@@ -170,7 +170,7 @@ def trace_case(case: Case) -> Traced:
     traced.parameter_values = sum(sizes.values())
     before, start, cpu = start_peak(), time.perf_counter(), time.process_time()
     try:
-        graph = hypergen.trace(model, inputs, cache=False)
+        graph = hypergen.trace(model, inputs)
     except TraceError as error:
         traced.failure = _one_line(error)
         return traced
@@ -180,7 +180,7 @@ def trace_case(case: Case) -> Traced:
     finally:
         traced.cpu_seconds = time.process_time() - cpu
         traced.seconds, traced.peak_bytes = time.perf_counter() - start, peak() - before
-    traced.rung = graph.rung
+    traced.mode = graph.tracing_mode
     traced.nodes = len(graph.nodes)
     traced.unused = list(graph.unused_parameters)
     traced.covered_values = sum(sizes.get(name, 0) for name in graph.readers)

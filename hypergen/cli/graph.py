@@ -41,7 +41,7 @@ def graph(
     console = Console()
     console.print(_operations(traced, model))
     edges = f"{traced.edges.shape[1]:,} edges, traced in {1000 * seconds:.0f} ms"
-    console.print(f"{edges} on {traced.rung} tensors", highlight=False)
+    console.print(f"{edges} on {traced.tracing_mode} tensors", highlight=False)
     unknown = getattr(traced, "unknown_operations", {})
     for title, names in (
         ("without a type of their own", [f"{op} ({count})" for op, count in unknown.items()]),

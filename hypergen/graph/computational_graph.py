@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,17 @@ from hypergen.graph.vocabulary import has_own_type
 if TYPE_CHECKING:
     from hypergen.symmetry import Symmetry
     from hypergen.symmetry.parameter_graph import ParameterGraph
+
+
+class TracingMode(StrEnum):
+    """What a network is run on to trace it, in the order in which the tracer tries."""
+
+    META = "meta"
+    """Meta tensors: shapes alone."""
+    KNOWN_INTEGERS = "known integers"
+    """Meta tensors, but integers and booleans have values."""
+    REAL_VALUES = "real values"
+    """Real values of everything."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +70,9 @@ class ComputationalGraph:
         outputs: The nodes whose values the network returns, in the order in which it returns them; empty where that is
             not known.
         calls: The calls that were traced, from which :meth:`symmetry` is worked out.
-        rung: What the network was run on: ``"meta"`` tensors; ``"fake"`` ones, where integers and booleans have values;
-            or ``"real"`` ones.
+        further_passes: The calls of passes that took another way: in training mode, or with branches on data decided
+            otherwise. The symmetry leaves them unchanged, too.
+        tracing_mode: What the network was run on.
     """
 
     nodes: tuple[OpNode, ...]
@@ -69,7 +82,8 @@ class ComputationalGraph:
     tied_parameters: Mapping[str, str] = field(default_factory=dict)
     outputs: tuple[int, ...] = ()
     calls: Calls | None = field(default=None, repr=False)
-    rung: str = "meta"
+    further_passes: tuple[Calls, ...] = field(default=(), repr=False)
+    tracing_mode: TracingMode = TracingMode.META
 
     def __repr__(self) -> str:
         """Summarise the graph in one line."""
@@ -112,7 +126,8 @@ class ComputationalGraph:
             self.tied_parameters,
             tuple(dict.fromkeys(origin for output in self.outputs for origin in origins[output])),
             self.calls,
-            self.rung,
+            self.further_passes,
+            self.tracing_mode,
         )
 
     def shortest_paths(self, cutoff: int = 50) -> Tensor:
@@ -154,7 +169,7 @@ class ComputationalGraph:
 
         if self.calls is None:
             raise TraceError("This graph has no record of calls to find its symmetry from; make it with trace(model).")
-        return find_symmetry(self.calls, outputs)
+        return find_symmetry((self.calls, *self.further_passes), outputs)
 
     def parameter_graph(self, outputs: Sequence[str] | None = None, buffers: bool = True) -> ParameterGraph:
         """Neurons as nodes, weights as edges: what metanetworks read, built from :meth:`symmetry`.

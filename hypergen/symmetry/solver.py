@@ -7,6 +7,7 @@ from typing import Any
 
 from hypergen.graph.calls import Call, Calls, Value
 from hypergen.symmetry.axes import Axis, freeze, frozen
+from hypergen.symmetry.liveness import followed_calls, freeze_unread, freeze_unsummed, values_in
 from hypergen.symmetry.unify import unify
 
 UNSUPPORTED = "unsupported operation "
@@ -44,35 +45,50 @@ class Solver:
     """Applies the rule of every operation to the axes of its tensors.
 
     Attributes:
-        axes: The axes of every tensor.
+        axes: The axes of every tensor of the pass that is read.
+        named: Name of a parameter or buffer → its axes, the same in all passes.
         carriers: Sets of axes of which any that varies with another must find that one in the same set: those of the
             tensors, and of the products and sums that operations work out inside.
+        summed: Axes over which an operation sums: only so does a permuted axis reach the outputs.
+        tensors: The axes of every tensor of all passes.
+        random_is_exchangeable: Whether random numbers are as good in any other order, as the noise of training.
     """
 
-    def __init__(self, calls: Calls, outputs: Sequence[str] | None = None) -> None:
-        self.calls = calls
-        self.returned = list(calls.outputs if outputs is None else outputs)
-        self.axes: dict[Value, list[Axis]] = {}
+    def __init__(self, passes: Sequence[Calls], outputs: Sequence[str] | None = None) -> None:
+        self.passes = passes
+        self.counted = outputs
+        self.named: dict[str, list[Axis]] = {}
         self.carriers: list[Sequence[Axis]] = []
-        self.outputs: Sequence[tuple[int, ...]] = ()
-        self.constant: dict[Value, frozenset[int]] = {}
-        free = {*calls.parameters.values()}
-        free.update(value for name, value in calls.buffers.items() if name.rsplit(".", 1)[-1] in _STATISTICS)
-        given = {value: "an input of the network" for value in calls.inputs}
-        for value, shape in calls.shapes.items():
-            reason = "" if value in free else given.get(value, "a constant of the network")
-            axes = [Axis(size, reason) for size in shape]
-            if value in free and len(axes) > 2:  # [heads, width, features], [experts, features, features]
-                axes[1].parents.add(axes[0])
-                axes[2].parents.update(axes[:2])
-            self._set(value, axes)
+        self.summed: list[Axis] = []
+        self.tensors: list[list[Axis]] = []
+        self.read: set[str] = set()
+        self.random_is_exchangeable = False
 
     def solve(self) -> None:
-        """Read all calls."""
+        """Read all calls of all passes."""
+        for number, calls in enumerate(self.passes):
+            self.random_is_exchangeable = number > 0
+            self._solve_pass(calls)
+        freeze_unread(self.named, [name for name in self.passes[0].parameters if name not in self.read], self.tensors)
+        freeze_unsummed(self.named, self.summed, self.read)
+
+    def _solve_pass(self, calls: Calls) -> None:
         from hypergen.symmetry.rules import RULES
 
-        for call in self._live_calls():
+        self.calls = calls
+        self.axes: dict[Value, list[Axis]] = {}
+        self.outputs: Sequence[tuple[int, ...]] = ()
+        self.constant: dict[Value, frozenset[int]] = {}
+        names = {value: name for name, value in ({**calls.buffers, **calls.parameters}).items()}
+        for value, shape in calls.shapes.items():
+            self._set(value, self._given(value, names.get(value, ""), shape))
+        counted = list(calls.outputs if self.counted is None else self.counted)
+        if not calls.outputs.keys() & {*counted}:  # in training other things may be returned
+            counted = list(calls.outputs)
+        returned = [calls.outputs[name] for name in counted if name in calls.outputs]
+        for call in followed_calls(calls, returned):
             self.outputs = call.shapes
+            self.read.update(names[value] for value in values_in((call.args, call.kwargs)) if value in names)
             rule = RULES.get(call.op)
             results = self._apply(rule, call) if rule else None
             if results is None or tuple(tuple(a.size for a in axes) for axes in results) != call.shapes:
@@ -84,24 +100,22 @@ class Solver:
                 else:
                     self._set(value, axes)
                     self._note_constant(call, value)
-        self._freeze([self.calls.outputs[name] for name in self.returned], "an output of the network")
+        self.read.update(names[value] for value in calls.outputs.values() if value in names)
+        self._freeze(returned, "an output of the network")
 
-    def _live_calls(self) -> list[Call]:
-        """The calls on which the outputs depend: of others, as of checks of sizes, only shapes are read."""
-        live = {*self.calls.opaque, *(self.calls.outputs[name] for name in self.returned)}
-        seen = set(self.calls.shapes)
-        writes = set()
-        for number, call in enumerate(self.calls.calls):
-            if not seen.isdisjoint(call.outputs) or not call.outputs:
-                writes.add(number)
-            seen.update(call.outputs)
-        kept = []
-        for number in range(len(self.calls.calls) - 1, -1, -1):
-            call = self.calls.calls[number]
-            if number in writes or not live.isdisjoint(call.outputs):
-                live.update(values_in((call.args, call.kwargs)))
-                kept.append(call)
-        return kept[::-1]
+    def _given(self, value: Value, name: str, shape: tuple[int, ...]) -> list[Axis]:
+        """The axes of a tensor that no call made."""
+        if name in self.named:
+            return self.named[name]
+        free = name in self.calls.parameters or name.rsplit(".", 1)[-1] in _STATISTICS
+        reason = "an input of the network" if value in self.calls.inputs else "a constant of the network"
+        axes = [Axis(size, "" if free else reason) for size in shape]
+        if free and len(axes) > 2:  # [heads, width, features], [experts, features, features]
+            axes[1].parents.add(axes[0])
+            axes[2].parents.update(axes[:2])
+        if name:
+            self.named[name] = axes
+        return axes
 
     def _apply(self, rule: Callable[..., Any], call: Call) -> list[list[Axis]] | None:
         try:
@@ -154,6 +168,7 @@ class Solver:
     def _set(self, value: Value, axes: list[Axis]) -> None:
         self.axes[value] = axes
         self.carriers.append(axes)
+        self.tensors.append(axes)
         if value in self.calls.opaque:
             self._freeze((value,), "memory that is shared in ways that were not seen")
 
@@ -176,17 +191,6 @@ class Solver:
         self.carriers.append([axis for dim, axis in enumerate(operand.axes) if dim not in mixed])
         for dim in mixed if reason else ():
             freeze(operand.axes[dim], reason)
-
-
-def values_in(argument: Any) -> list[Value]:
-    """The tensors in nested arguments."""
-    if isinstance(argument, Value):
-        return [argument]
-    if isinstance(argument, dict):
-        argument = tuple(argument.values())
-    if isinstance(argument, slice):
-        argument = (argument.start, argument.stop, argument.step)
-    return [value for item in argument for value in values_in(item)] if isinstance(argument, (tuple, list)) else []
 
 
 def broadcast(operands: Sequence[Operand]) -> list[Axis]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from hypergen.errors import ParameterError, TraceError, UnknownNameError
 from hypergen.graph.calls import Calls
 from hypergen.symmetry.incidence import Incidence, incidence
+from hypergen.symmetry.liveness import unread_modules
 from hypergen.symmetry.resolve import resolve
 from hypergen.symmetry.solver import UNSUPPORTED, Solver
 from hypergen.symmetry.structure import Group, Structure, index, leaves
@@ -34,7 +35,8 @@ class Symmetry:
         groups: What is permuted.
         parameters: The names in ``axes`` that are parameters; the others are buffers that follow, as the running
             statistics of batch norms.
-        unsupported: Operations without a rule that keep axes of parameters as they are.
+        unsupported: What keeps axes as they are without need: operations without a rule, by name, and parts of the
+            network that the traced passes did not read, as "head (not read in the traced pass)".
     """
 
     axes: Mapping[str, tuple[Structure, ...]]
@@ -207,24 +209,25 @@ class Symmetry:
             yield f"{name}: [{', '.join(map(str, axes))}]"
 
 
-def find_symmetry(calls: Calls, outputs: Sequence[str] | None = None) -> Symmetry:
+def find_symmetry(passes: Sequence[Calls], outputs: Sequence[str] | None = None) -> Symmetry:
     """The symmetry of a network whose calls were recorded.
 
     Args:
-        calls: The record.
+        passes: The records: of a pass in evaluation mode, and of others that the permutations have to leave unchanged.
         outputs: Names of the returned tensors that count; None for all.
 
     Raises:
         UnknownNameError: The network returns nothing of that name.
         TraceError: The network's axes are too deeply nested.
     """
+    calls = passes[0]
     for name in outputs or ():
         if name not in calls.outputs:
             raise UnknownNameError("output", name, calls.outputs)
-    solver = Solver(calls, outputs)
+    solver = Solver(passes, outputs)
     try:
         solver.solve()
-        named = {name: solver.axes[value] for name, value in ({**calls.parameters, **calls.buffers}).items()}
+        named = {name: solver.named[name] for name in (*calls.parameters, *calls.buffers)}
         axes = resolve(solver.carriers, named)
     except RecursionError as error:
         raise TraceError(
@@ -233,9 +236,10 @@ def find_symmetry(calls: Calls, outputs: Sequence[str] | None = None) -> Symmetr
         ) from error
     found = dict.fromkeys(group for structures in axes.values() for axis in structures for group in leaves(axis))
     groups = tuple(group for group in found if not group.fixed and group.size > 1)
-    lost = (group.fixed.removeprefix(UNSUPPORTED) for group in found if group.fixed.startswith(UNSUPPORTED))
+    lost = [group.fixed.removeprefix(UNSUPPORTED) for group in found if group.fixed.startswith(UNSUPPORTED)]
+    unread = unread_modules(calls.parameters, solver.read)
     kept = {name: axes[name] for name in named if name in calls.parameters or _follows(axes[name])}
-    return Symmetry(kept, groups, tuple(calls.parameters), tuple(dict.fromkeys(lost)))
+    return Symmetry(kept, groups, tuple(calls.parameters), tuple(dict.fromkeys((*lost, *unread))))
 
 
 def _follows(axes: tuple[Structure, ...]) -> bool:

@@ -96,4 +96,4 @@ def test_a_network_of_eight_billion_parameters():
         model = transformers.LlamaForCausalLM(config)
     graph = hypergen.trace(model)
     assert sum(parameter.numel() for parameter in model.parameters()) > 8e9
-    assert graph.rung == "meta" and graph.unused_parameters == ()
+    assert graph.tracing_mode == "meta" and graph.unused_parameters == ()

@@ -333,7 +333,7 @@ def computational_graph(name: str) -> dict[str, Any]:
         "tied_parameters": dict(graph.tied_parameters),
         "outputs": list(graph.outputs),
         "unknown_operations": dict(graph.unknown_operations),
-        "traced_on": graph.rung,
+        "traced_on": {"meta": "meta", "known integers": "fake", "real values": "real"}[graph.tracing_mode],
     }
 
 
@@ -844,11 +844,20 @@ def versions() -> dict[str, str]:
 
 
 def main() -> None:
-    """Write golden.json, and with ``--files`` what it reads."""
+    """Write golden.json, and with ``--files`` what it reads; ``--only NAME …`` renews the items of these names."""
     print(f"hypergen: {hypergen.__file__}")
+    if "--only" in sys.argv:
+        golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+        golden["items"].update({name: ITEMS[name]() for name in sys.argv[sys.argv.index("--only") + 1 :]})
+        _write(golden)
+        return
     if "--files" in sys.argv:
         make_files()
     golden = {"versions": versions(), "items": compute()}
+    _write(golden)
+
+
+def _write(golden: dict[str, Any]) -> None:
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in golden["items"].items()]
     items = ",\n".join(lines)
     text = f'{{"versions": {json.dumps(golden["versions"])},\n "items": {{\n{items}\n }}}}\n'

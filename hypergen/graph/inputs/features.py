@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hypergen.graph.tracing.inventory import on_loan, take_inventory
+from hypergen.graph.tracing.inventory import swapped_tensors, take_inventory
 from hypergen.graph.tracing.known_values import KnownValues
 from hypergen.graph.tracing.recorder import Recorder
 from hypergen.graph.tracing.tensors import map_tensors, tensors_in
@@ -36,7 +36,7 @@ def count_features(model: Any, method: str, arguments: Mapping[str, Any]) -> int
             given = map_tensors(dict(arguments), recorder.add_input)
             with (
                 torch.no_grad(),
-                on_loan(inventory.modules, recorder.bring, recorder.enter, recorder.leave),
+                swapped_tensors(inventory.modules, recorder.bring, recorder.enter, recorder.leave),
                 recorder,
             ):
                 result = getattr(model, method)(**given)

@@ -1,4 +1,4 @@
-"""What a network is made of, and how to lend it other tensors for one forward pass."""
+"""What a network is made of, and how to swap its tensors for one forward pass."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 # They spread work over devices and processes, which would wait for those, and compute what the module inside does.
 _DISTRIBUTORS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+# What they compute in training differs by noise and statistics alone.
+_ALIKE_IN_TRAINING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 _CONTAINERS = frozenset((dict, OrderedDict, defaultdict, list, set, deque))
 
 
@@ -61,13 +63,14 @@ def take_inventory(model: nn.Module) -> Inventory:
 
 
 @contextmanager
-def on_loan(
+def swapped_tensors(
     modules: dict[nn.Module, str],
     substitute: Callable[[Tensor], Tensor],
     enter: Callable[[nn.Module, Any], None],
     leave: Callable[[nn.Module, Any, Any], None],
+    training: bool = False,
 ) -> Iterator[None]:
-    """Borrow a network for one forward pass in evaluation mode, and give it back as it was.
+    """Temporarily swap the tensors and hooks of a network for one forward pass.
 
     A forward pass may assign attributes or fill lists and dicts (caches of masks or positions, the flat weights of an
     LSTM); stand-ins must not stay in there. So all attributes, and the contents of containers among them, are noted
@@ -78,11 +81,13 @@ def on_loan(
         substitute: Parameter or buffer → the tensor that takes its place.
         enter: Called with a module before its forward pass, ahead of its own hooks.
         leave: Called with a module after its forward pass, behind its own hooks; after an exception, too.
+        training: Whether the pass is in training mode; normalisations and dropout are in evaluation mode all the same,
+            as they compute alike and may refuse a batch of one.
     """
     notes = [(module.__dict__, module.__dict__.copy(), _contents(module.__dict__)) for module in modules]
     try:
-        for state, _, _ in notes:
-            state["training"] = False
+        for module, (state, _, _) in zip(modules, notes, strict=True):
+            state["training"] = training and not isinstance(module, _ALIKE_IN_TRAINING)
             for tensors in (state["_parameters"], state["_buffers"]):
                 for name, tensor in tensors.items():
                     if tensor is not None:

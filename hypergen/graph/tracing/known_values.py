@@ -1,4 +1,4 @@
-"""Floating-point tensors as shapes only, beside integers and booleans with values: the second rung of the ladder."""
+"""Floating-point tensors as shapes only, beside integers and booleans with values: the second tracing mode."""
 
 from __future__ import annotations
 

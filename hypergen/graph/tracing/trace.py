@@ -6,10 +6,10 @@ import copy
 import gc
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy
@@ -18,12 +18,13 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from hypergen.errors import TraceError
-from hypergen.graph.cache.cache import cache_folder, cached
-from hypergen.graph.computational_graph import ComputationalGraph
+from hypergen.graph.calls import Calls
+from hypergen.graph.computational_graph import ComputationalGraph, TracingMode
 from hypergen.graph.inputs import example_arguments
 from hypergen.graph.tracing.flex_attention import flex_attention_anywhere
-from hypergen.graph.tracing.inventory import Inventory, on_loan, take_inventory
+from hypergen.graph.tracing.inventory import Inventory, swapped_tensors, take_inventory
 from hypergen.graph.tracing.known_values import KnownValues
+from hypergen.graph.tracing.modes import mentions_training
 from hypergen.graph.tracing.recorder import Recorder
 from hypergen.graph.tracing.tensors import map_tensors, tensors_in
 
@@ -31,22 +32,21 @@ from hypergen.graph.tracing.tensors import map_tensors, tensors_in
 _MAX_REAL_BYTES = 200 * 2**20
 
 
-def trace(
-    model: nn.Module, example_inputs: Any = None, *, cache: str | Path | bool | None = None
-) -> ComputationalGraph:
+def trace(model: nn.Module, example_inputs: Any = None, *, both_modes: bool = True) -> ComputationalGraph:
     """Trace the computational graph of ``model`` by one forward pass on meta tensors.
 
     Costs no arithmetic and no memory, follows Python control flow, and leaves the model as it was. The network is
     traced in evaluation mode: dropout gets no node. A network that looks at values (``.item()``, branches on data) is
     run once more with integers and booleans for real; and if it asks for values of floats, as a copy with real values
-    of everything, if its parameters are real and take at most 200 MB. The graph's ``rung`` says which of these served.
+    of everything, if its parameters are real and take at most 200 MB. The graph's
+    ``tracing_mode`` says which of these served.
 
     Args:
         model: The network; it may live on the meta device.
         example_inputs: What ``model(...)`` is called with: a tensor, a tuple of positional arguments or a dict of
             keyword arguments, on any device. Worked out from the model where it tells them.
-        cache: A folder in which traced graphs are kept; True for one of the user's own; False for none. By default what
-            the environment variable ``HYPERGEN_CACHE`` says (a folder, ``on`` or ``off``); where it is not set, none.
+        both_modes: Whether the network is run in training mode, too, where its code looks at the mode: what it does
+            there restricts :meth:`ComputationalGraph.symmetry`, nothing else.
 
     Returns:
         The operations in the order in which they ran, and the dataflow between them.
@@ -57,30 +57,32 @@ def trace(
     """
     inventory = _checked_inventory(model)
     args, kwargs = example_arguments(model, example_inputs)
-    folder = cache_folder(cache)
-    if folder is None:
-        return _climb(model, inventory, args, kwargs)
-    return cached(folder, model, args, kwargs, lambda: _climb(model, inventory, args, kwargs))
+    return _trace_with_fallbacks(model, inventory, args, kwargs, both_modes)
 
 
-def _climb(model: nn.Module, inventory: Inventory, args: Any, kwargs: Any) -> ComputationalGraph:
-    """Trace on the first rung of the ladder that serves."""
+def _trace_with_fallbacks(
+    model: nn.Module, inventory: Inventory, args: Any, kwargs: Any, both_modes: bool
+) -> ComputationalGraph:
+    """Trace on meta tensors; where these do not do, with known integers, then with real values."""
     reason = _reason_against_values(inventory)
     failure: Exception | None = None
     where = ""
     with _random_state_kept(), _eagerly(), _without_collections(), torch.inference_mode(False):
-        for rung in ("meta", "fake") if reason else ("meta", "fake", "real"):
-            recorder, network, values = None, model, None
+        for mode in TracingMode if not reason else (TracingMode.META, TracingMode.KNOWN_INTEGERS):
+            recorder, network = None, model
             try:
-                if rung == "real":
+                if mode is TracingMode.REAL_VALUES:
                     network = copy.deepcopy(model).cpu()
                     inventory = take_inventory(network)
-                elif rung == "fake":
-                    values = KnownValues(guess=bool(reason))
-                recorder = Recorder(inventory, "cpu" if rung == "real" else "meta", values)
+                recorder = _recorder(inventory, mode, guess=bool(reason))
                 # On the way without arithmetic nobody asks for gradients, nor has to keep an autograd graph.
-                with torch.set_grad_enabled(rung == "real"):
-                    return replace(_run(network, recorder, args, kwargs), rung=rung)
+                with torch.set_grad_enabled(mode is TracingMode.REAL_VALUES):
+                    graph = _run(network, recorder, args, kwargs)
+                    if not both_modes:
+                        return replace(graph, tracing_mode=mode)
+                    recorders = partial(_recorder, inventory, mode, bool(reason))
+                    further = _further_passes(network, graph, recorders, args, kwargs)
+                    return replace(graph, further_passes=further, tracing_mode=mode)
             except Exception as error:
                 failure, where = error, recorder.where(error) if recorder else ""
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in((args, kwargs))) or "none"
@@ -93,10 +95,31 @@ def _climb(model: nn.Module, inventory: Inventory, args: Any, kwargs: Any) -> Co
     ) from failure
 
 
-def _run(model: nn.Module, recorder: Recorder, args: Any, kwargs: Any) -> ComputationalGraph:
+def _recorder(inventory: Inventory, mode: TracingMode, guess: bool) -> Recorder:
+    values = KnownValues(guess=guess) if mode is TracingMode.KNOWN_INTEGERS else None
+    return Recorder(inventory, "cpu" if mode is TracingMode.REAL_VALUES else "meta", values)
+
+
+def _further_passes(
+    network: nn.Module, graph: ComputationalGraph, recorder: Callable[[], Recorder], args: Any, kwargs: Any
+) -> tuple[Calls, ...]:
+    """The calls in training mode, where they may be others.
+
+    A network that cannot be run in training mode, for example because it then asks for labels, has none.
+    """
+    if not graph.unused_parameters and not any(map(mentions_training, network.modules())):
+        return ()
+    try:
+        calls = _run(network, recorder(), args, kwargs, training=True).calls
+    except Exception:
+        return ()
+    return () if calls is None or calls == graph.calls else (calls,)
+
+
+def _run(model: nn.Module, recorder: Recorder, args: Any, kwargs: Any, training: bool = False) -> ComputationalGraph:
     args, kwargs = map_tensors(args, recorder.add_input), map_tensors(kwargs, recorder.add_input)
-    lent = on_loan(recorder.inventory.modules, recorder.bring, recorder.enter, recorder.leave)
-    with flex_attention_anywhere(), lent, recorder:
+    swapped = swapped_tensors(recorder.inventory.modules, recorder.bring, recorder.enter, recorder.leave, training)
+    with flex_attention_anywhere(), swapped, recorder:
         result = model(*args, **kwargs)
     return recorder.graph(result)
 

@@ -39,6 +39,10 @@ def scaled_dot_product_attention(
         batch = list(shared)
     unify(key.axes[-2], value.axes[-2])
     contract(solver, query.axes[-1], key.axes[-1], shared)
+    solver.mix(query, [-1])
+    solver.mix(key, [-1])
+    solver.mix(value, [-2])
+    solver.summed.append(key.axes[-2])
     logits = [*batch, query.axes[-2], key.axes[-2]]
     solver.carriers += [logits, [*shared, key.axes[-2]]]
     if attn_mask is not None:
@@ -102,6 +106,7 @@ def multi_head_attention(
     unify(heads, value_heads)
     contract(solver, queries, keys, [heads])
     unify(product([heads, values]), out_proj_weight.axes[1])
+    solver.summed += [heads, values]
     solver.carriers.append([heads, values])
     if out_proj_bias is not None:
         unify(out_proj_weight.axes[0], out_proj_bias.axes[0])

@@ -13,6 +13,8 @@ from hypergen.symmetry.unify import unify
 def linear(solver: Solver, input: Operand, weight: Operand, bias: Operand | None = None) -> list[Axis]:
     """``weight [out, in]`` on the last axis."""
     contract(solver, input.axes[-1], weight.axes[-1])
+    for operand in (input, weight):
+        solver.mix(operand, [-1])
     outs = weight.axes[:-1]
     if bias is not None:
         unify(outs[0], bias.axes[0])
@@ -23,6 +25,7 @@ def contract(solver: Solver, one: Axis, other: Axis, shared: list[Axis] | None =
     """Sum the products along an axis of two tensors, for every index of the axes that they share."""
     unify(one, other)
     solver.carriers.append([*(shared or ()), one])
+    solver.summed.append(one)
 
 
 def matmul(solver: Solver, input: Operand, other: Operand) -> list[Axis]:
@@ -33,6 +36,8 @@ def matmul(solver: Solver, input: Operand, other: Operand) -> list[Axis]:
     batch = broadcast(batches) if any(operand.axes for operand in batches) else []
     shared = [a for a, b in zip(left[:-2][::-1], right[:-2][::-1], strict=False) if a.size == b.size]
     contract(solver, left[-1], right[-2] if len(right) > 1 else right[-1], shared)
+    solver.mix(input, [-1])
+    solver.mix(other, [-2 if len(right) > 1 else -1])
     return [*batch, *rows, *columns]
 
 
@@ -57,6 +62,8 @@ def grouped_mm(solver: Solver, input: Operand, mat2: Operand, **_: Any) -> list[
         raise ValueError
     solver.mix(mat2, [0], "experts")
     contract(solver, input.axes[1], mat2.axes[1])
+    solver.mix(input, [1])
+    solver.mix(mat2, [1])
     return [input.axes[0], mat2.axes[2]]
 
 
@@ -71,6 +78,8 @@ def bilinear(
     """``weight [out, in1, in2]``."""
     contract(solver, input1.axes[-1], weight.axes[1])
     contract(solver, input2.axes[-1], weight.axes[2])
+    for operand, dims in ((input1, [-1]), (input2, [-1]), (weight, [1, 2])):
+        solver.mix(operand, dims)
     if bias is not None:
         unify(weight.axes[0], bias.axes[0])
     for one, other in zip(input1.axes[:-1], input2.axes[:-1], strict=True):
@@ -101,6 +110,9 @@ def einsum(solver: Solver, equation: str, *operands: Any) -> list[Axis]:
     for label in counts.keys() - set(result):
         holders = [set(term) for term in labels if label in term]
         solver.carriers.append([named[shared] for shared in set.intersection(*holders)])
+        solver.summed.append(named[label])
+    for term, tensor in zip(labels, tensors, strict=True):
+        solver.mix(tensor, [dim for dim, label in enumerate(term) if label not in result])
     return [named[label] for label in result]
 
 

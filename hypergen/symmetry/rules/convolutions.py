@@ -26,6 +26,7 @@ def convolution(
     """``weight [out, in / groups, *kernel]``: blocks of channels, one per group."""
     channels, spatial = _frame(solver, input, weight, stride, padding)
     out, inside = weight.axes[0], weight.axes[1]
+    around = [*input.axes[: -len(spatial) - 1], *input.axes[-len(spatial) :]]
     if groups == 1:
         contract(solver, channels, inside)
     else:
@@ -33,6 +34,9 @@ def convolution(
         blocks, _ = _grouped(solver, out, groups)
         unify(group, blocks)
         contract(solver, width, inside, [group])
+        around.append(group)
+    solver.carriers.append(around)
+    solver.mix(weight, [1])
     return _channels_out(input, weight, bias, out, spatial)
 
 
@@ -51,13 +55,18 @@ def transposed_convolution(
     channels, spatial = _frame(solver, input, weight, stride, padding)
     inside, out = weight.axes[0], weight.axes[1]
     unify(channels, inside)
+    around = [*input.axes[: -len(spatial) - 1], *input.axes[-len(spatial) :]]
     if groups == 1:
         contract(solver, channels, inside)
+        solver.mix(weight, [0])
     else:
         group, width = _grouped(solver, channels, groups)
-        solver.carriers.append([group, width])
+        contract(solver, width, width, [group])
         inherit(out, (group,))
+        solver.carriers.append([group, *weight.axes[1:]])
         out = product([group, out])
+        around.append(group)
+    solver.carriers.append(around)
     return _channels_out(input, weight, bias, out, spatial)
 
 

@@ -65,10 +65,12 @@ def _cell(
     for axis in rows:
         unify(hidden, _gated(axis, gates))
     solver.carriers += [[features], [hidden]]
+    solver.summed += [features, hidden]
     out = hidden
     projection = rest[2 if has_biases else 0 :]
     if projection:
         out = projection[0].axes[0]
+        solver.summed.append(out)
         unify(hidden, projection[0].axes[1])
     unify(out, from_hidden.axes[1])
     return hidden, out

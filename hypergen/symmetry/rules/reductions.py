@@ -18,6 +18,7 @@ def reduced(solver: Solver, input: Operand, dims: Sequence[int]) -> list[Axis]:
     """The axes of a tensor that was reduced along some of them, kept or not as the output's shape tells."""
     places = {dim % input.dim() for dim in dims} if input.dim() else set()
     solver.mix(input, sorted(places))
+    solver.summed += [input.axes[dim] for dim in places]
     if len(solver.outputs[0]) == input.dim():
         return [Axis(1) if dim in places else axis for dim, axis in enumerate(input.axes)]
     return [axis for dim, axis in enumerate(input.axes) if dim not in places]

@@ -53,7 +53,10 @@ def reshaped(solver: Solver, input: Operand, shape: Sequence[int]) -> list[Axis]
 
 
 def _regrouped(solver: Solver, input: Operand, before: list[Axis], after: list[int]) -> list[Axis]:
-    pieces = divide(product(before), after)
+    merged = product(before)
+    # In one product the same axis may lie twice: then nothing can tell with which of the two a third one varies.
+    solver.carriers.append([*(axis for axis in input.axes if axis not in before), merged])
+    pieces = divide(merged, after)
     if pieces is None:
         solver.mix(input, [dim for dim, axis in enumerate(input.axes) if axis in before], REARRANGED)
         return [frozen(size, REARRANGED) for size in after]

@@ -37,7 +37,7 @@ LENGTHS = torch.tensor([5, 3, 2])
 
 def test_plain_networks_need_shapes_only():
     graph = trace(Net(lambda self, x: self.layer(x).relu()), X)
-    assert graph.rung == graph.without(["relu"]).rung == "meta"
+    assert graph.tracing_mode == graph.without(["relu"]).tracing_mode == "meta"
 
 
 def by_length(self, x, lengths):
@@ -90,12 +90,12 @@ def test_integers_and_booleans_have_values(forward, monkeypatch):
     model = build(forward)
     model.layer.to("meta"), model.other.to("meta")
     graph = trace(model, (X, LENGTHS))
-    assert graph.rung == "fake"
+    assert graph.tracing_mode == "known integers"
     assert not {"layer.weight", "layer.bias"} & set(graph.unused_parameters)
     # The same as with values for everything.
     monkeypatch.setattr(import_module("hypergen.graph.tracing.trace"), "KnownValues", None)
     reference = trace(build(forward), (X, LENGTHS))
-    assert reference.rung == "real"
+    assert reference.tracing_mode == "real values"
     assert graph.nodes == reference.nodes
     assert torch.equal(graph.edges, reference.edges)
 
@@ -118,7 +118,7 @@ def test_integers_of_the_model_and_its_user_stay_as_they_are(device):
     model.layer.to(device)
     lengths = LENGTHS.clone()
     buffers = dict(model.named_buffers())
-    assert trace(model, (X, lengths)).rung == "fake"
+    assert trace(model, (X, lengths)).tracing_mode == "known integers"
     assert model.seen.item() == model.plain.item() == 0
     assert torch.equal(lengths, LENGTHS)
     assert all(buffer is buffers[name] for name, buffer in model.named_buffers())
@@ -142,7 +142,7 @@ class MixtureOfExperts(nn.Module):
 
 def test_routes_are_made_up_where_nobody_has_values():
     graph = trace(MixtureOfExperts().to("meta"), torch.zeros(20, 6))
-    assert graph.rung == "fake"
+    assert graph.tracing_mode == "known integers"
     assert graph.unused_parameters == ()
     again = trace(MixtureOfExperts().to("meta"), torch.zeros(20, 6))
     assert graph.nodes == again.nodes
@@ -151,12 +151,12 @@ def test_routes_are_made_up_where_nobody_has_values():
 
 def test_values_are_not_made_up_where_there_are_real_ones():
     graph = trace(MixtureOfExperts(), torch.randn(20, 6))
-    assert graph.rung == "real"
+    assert graph.tracing_mode == "real values"
 
 
 def test_networks_that_are_too_large_for_real_values(monkeypatch):
     monkeypatch.setattr(import_module("hypergen.graph.tracing.trace"), "_MAX_REAL_BYTES", 100)
-    assert trace(MixtureOfExperts(), torch.randn(20, 6)).rung == "fake"
+    assert trace(MixtureOfExperts(), torch.randn(20, 6)).tracing_mode == "known integers"
     with pytest.raises(TraceError, match="MB"):
         trace(Net(lambda self, x: self.layer(x) * x.max().item()), X)
 

@@ -1,1 +1,0 @@
-"""Traced graphs kept on disk, by a content hash of the network."""
