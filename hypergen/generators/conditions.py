@@ -111,6 +111,14 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
                 tensors[kind] = _numbers(kind, values, self.config[f"{kind}_size"])
         return tensors
 
+    def at_home(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of :meth:`collate` on the encoder's device, numbers in its type."""
+        home = self.metric_mean
+        return {
+            name: value.to(home) if value.is_floating_point() else value.to(home.device)
+            for name, value in tensors.items()
+        }
+
     def forward(self, tensors: Mapping[str, Tensor], count: int | None = None) -> Tensor:
         """Embed conditions.
 
@@ -122,7 +130,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
             ``[batch, size]``.
         """
         batch = len(next(iter(tensors.values()))) if tensors else count or 1
-        total = torch.zeros(batch, self.config.size, device=self.metric_mean.device)
+        total = self.metric_mean.new_zeros(batch, self.config.size)
         for kind, encoder in self.encoders.items():
             absent = self.absent[kind].expand(batch, -1)
             embedded = self._embed(kind, encoder, tensors)

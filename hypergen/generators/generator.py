@@ -9,7 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from hypergen.errors import CheckpointError, GeneratorError, ParameterError
 from hypergen.functional import Parameters, check_parameters, expected_shapes
 from hypergen.functional.check import is_finite
 from hypergen.generators.checkpoint import GeneratorCheckpoint, provenance, read_checkpoint, write_checkpoint
+from hypergen.generators.example import GeneratorExample, example_inputs, example_target
 from hypergen.generators.hub import locate
 from hypergen.generators.model_card import model_card
 from hypergen.generators.registry import generator_class
@@ -35,6 +36,10 @@ class Generator(nn.Module, ABC):
 
     # Arguments that checkpoints lack which were saved before there were such arguments, with what they meant then.
     earlier_arguments: Mapping[str, Any] = {}
+
+    # Constructor arguments and condition of :meth:`example`.
+    example_arguments: ClassVar[Mapping[str, Any]] = {}
+    example_condition: ClassVar[Any] = None
 
     # Whether parameters depend on a condition beside the architecture; one that is not taken is an error.
     takes_condition: bool = True
@@ -74,9 +79,17 @@ class Generator(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the generator's own parameters lie."""
+        """Device of the generator's own parameters."""
         tensor = next(self.parameters(), next(self.buffers(), None))
         return torch.device("cpu") if tensor is None else tensor.device
+
+    @classmethod
+    def example(cls) -> GeneratorExample:
+        """A small untrained generator with a target and a condition, on which the tests of all generators run.
+
+        A method states :attr:`example_arguments` and :attr:`example_condition`, or overrides this.
+        """
+        return GeneratorExample(cls(**cls.example_arguments), example_target(), cls.example_condition, example_inputs())
 
     @abstractmethod
     def predict(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hypergen.errors import GeneratorError, ParameterError
 from hypergen.functional import Parameters, check_parameters
 from hypergen.functional.check import is_finite
+from hypergen.generators.example import GeneratorExample, example_inputs, example_target
 from hypergen.generators.generator import Generator
 from hypergen.graph import ComputationalGraph
 
@@ -27,6 +28,14 @@ class ZooGenerator(Generator):
 
     A subclass implements :meth:`sample_stacked`.
     """
+
+    @classmethod
+    def example(cls) -> GeneratorExample:
+        """A small generator of a zoo with one layout; see :meth:`Generator.example`."""
+        target = example_target()
+        layout = {name: list(value.shape) for name, value in target.named_parameters()}
+        generator = cls(layouts=[layout], **cls.example_arguments)
+        return GeneratorExample(generator, target, cls.example_condition, example_inputs())
 
     @property
     @abstractmethod

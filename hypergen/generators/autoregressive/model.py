@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from hypergen.errors import GeneratorError
 from hypergen.generators.autoregressive.vector_quantizer import ResidualQuantizer
 from hypergen.generators.conditions import ConditionEncoder
+from hypergen.generators.example import GeneratorExample
 from hypergen.generators.latent_diffusion.weight_autoencoder import PositionFeatures
 from hypergen.generators.registry import register_generator
 from hypergen.generators.tokens.statistics import TokenStatistics
@@ -53,6 +55,9 @@ class AutoregressiveGenerator(ZooGenerator):
         tokens ``[networks, num_tokens, token_size]`` ↔ codes ``[networks, num_tokens, codes_per_token]``, int64.
     """
 
+    example_arguments = {"token_size": 4, "code_size": 2, "width": 16, "depth": 1, "heads": 2, "codebook_size": 9}
+    example_condition = {"code": [0, 1]}
+
     def __init__(
         self,
         layouts: Sequence[Mapping[str, Sequence[int]]],
@@ -90,6 +95,11 @@ class AutoregressiveGenerator(ZooGenerator):
             nn.init.zeros_(parameter)
         self.bias = nn.Parameter(torch.zeros(codes_per_token, codebook_size))
 
+    @classmethod
+    def example(cls) -> GeneratorExample:
+        """A small generator; choosing codes has no gradients. See :meth:`Generator.example`."""
+        return replace(super().example(), differentiable=False)
+
     @property
     def condition_kinds(self) -> tuple[str, ...]:
         """The kinds of condition that it knows."""
@@ -117,7 +127,7 @@ class AutoregressiveGenerator(ZooGenerator):
     def draw(self, positions: Tensor, condition: Tensor, random: torch.Generator) -> Tensor:
         """Sample codes one by one, ``[networks, num_tokens, codes_per_token]``."""
         inputs, places, gates = self._frame(positions, condition)
-        before = torch.zeros(len(condition), self.read.in_features, device=positions.device)
+        before = condition.new_zeros(len(condition), self.read.in_features)
         cache, drawn = None, []
         for number in range(len(positions)):
             # The prefix comes with the first token; afterwards, what was read is in the cache.
@@ -145,7 +155,7 @@ class AutoregressiveGenerator(ZooGenerator):
             GeneratorError: A condition is unknown, missing or does not fit, or the layout was not in the zoo.
         """
         number = self.statistics.number_of(target)
-        known = {name: value.to(self.device) for name, value in self.condition_encoder.collate(conditions).items()}
+        known = self.condition_encoder.at_home(self.condition_encoder.collate(conditions))
         positions = self.statistics.positions(number, self.device)
         codes = self.draw(positions, self.condition_encoder(known, len(conditions)), random)
         return self.statistics.decode(number, self.quantizer.partial_sums(codes)[:, :, -1])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hypergen.errors import GeneratorError
 from hypergen.functional import expected_shapes
+from hypergen.generators.example import GeneratorExample, example_inputs, example_target
 from hypergen.generators.registry import register_generator
 from hypergen.generators.tokens.unit_tokens import UnitTokens
 from hypergen.generators.zoo_generator import Condition, ZooGenerator
@@ -99,6 +100,16 @@ class CheckpointTransformer(ZooGenerator):
         )
         self.sampling_scheduler: Any = DDIMScheduler.from_config(self.scheduler.config)
 
+    @classmethod
+    def example(cls) -> GeneratorExample:
+        """A small generator, and a condition that holds the parameters to start from; see :meth:`Generator.example`."""
+        target = example_target()
+        start = {name: torch.full(value.shape, 0.1) for name, value in target.named_parameters()}
+        layout = {"shapes": {name: list(value.shape) for name, value in start.items()}}
+        generator = cls([layout], width=16, depth=1, heads=2, sampling_steps=3)
+        condition = {"metric": 0.5, "start": start, "start_metric": 2.0}
+        return GeneratorExample(generator, target, condition, example_inputs())
+
     @property
     def condition_kinds(self) -> tuple[str, ...]:
         """The loss to reach."""
@@ -128,7 +139,7 @@ class CheckpointTransformer(ZooGenerator):
         ]
         now, wanted = self._standardised(now), self._standardised(wanted)
         told = [
-            embed(self.waves(value))
+            embed(self.waves(value).to(now.dtype))
             for embed, value in zip(self.scalars, (times, 100 * now, 100 * wanted, 100 * (wanted - now)), strict=True)
         ]
         sequence = torch.cat([*tokens, torch.stack(told, 1)], 1)
@@ -216,8 +227,8 @@ class CheckpointTransformer(ZooGenerator):
             if (given := {name: tuple(value.shape) for name, value in start.items()}) != self.layouts[number].shapes:
                 raise GeneratorError(f"condition['start'] is not of the target's layout: {given}.")
             starts.append({name: start[name].detach() for name in names})
-        stacked = {name: torch.stack([start[name] for start in starts]).to(self.device) for name in names}
-        losses = torch.tensor([now, wanted], device=self.device)
+        stacked = {name: torch.stack([start[name] for start in starts]).to(self.metric_mean) for name in names}
+        losses = self.metric_mean.new_tensor([now, wanted])
         return self.step(stacked, losses[0], losses[1], random)
 
     def step(

@@ -60,6 +60,8 @@ class GraphHypernetwork(Generator):
     reads_graphs = True
     earlier_arguments = {"vocabulary": FIRST_VOCABULARY}
 
+    example_arguments = {"hidden": 16, "heads": 2, "rank": 8, "steered_rank": 2, "width": 16}
+
     def __init__(
         self,
         encoder: str = "graphormer",

@@ -35,7 +35,8 @@ class NodeFeatures(nn.Module):
     def forward(self, batch: GraphBatch) -> Tensor:
         """Describe the nodes of a batch; padding gets some state, which nothing reads."""
         operations = batch.operations.clamp(max=self.vocabulary)
-        nodes = self.operation(operations) + self.attributes(batch.attributes)
+        nodes = self.operation(operations)
+        nodes = nodes + self.attributes(batch.attributes.to(nodes.dtype))
         lengths = torch.arange(1, self.reach + 1, device=nodes.device)[:, None, None, None]
         joined = (batch.distances == lengths).to(nodes.dtype)  # [reach, num_graphs, max_nodes, max_nodes]
         around = torch.cat([joined @ nodes, joined.transpose(2, 3) @ nodes])

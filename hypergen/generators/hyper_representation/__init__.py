@@ -6,8 +6,6 @@ from hypergen._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from hypergen.generators.hyper_representation.model import HyperRepresentation
-    from hypergen.generators.hyper_representation.training import (
-        HyperRepresentationTraining,
-    )
+    from hypergen.generators.hyper_representation.training import HyperRepresentationTraining
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -46,6 +46,17 @@ class HyperRepresentation(ZooGenerator):
         tokens ``[networks, num_tokens, token_size]`` ↔ latents ``[networks, num_tokens, latent_size]``.
     """
 
+    example_arguments = {
+        "token_size": 4,
+        "code_size": 2,
+        "width": 16,
+        "depth": 1,
+        "heads": 2,
+        "anchors": 6,
+        "neighbours": 3,
+    }
+    example_condition = {"code": [0, 1]}
+
     def __init__(
         self,
         layouts: Sequence[Mapping[str, Sequence[int]]],

@@ -54,7 +54,8 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
         Returns:
             ``[batch, latent_size]``.
         """
-        condition = self.mix(condition + self.time(timesteps))
+        waves, embed = self.time  # Sines are float32, whatever the type of the parameters.
+        condition = self.mix(condition + embed(waves(timesteps).to(condition.dtype)))
         state = self.enter(latents)
         for block in self.blocks:
             state = block(state, condition)

@@ -63,6 +63,18 @@ class LatentDiffusion(ZooGenerator):
         GeneratorError: ``linear`` contradicts another argument.
     """
 
+    example_arguments = {
+        "token_size": 4,
+        "latent_size": 6,
+        "hidden": 16,
+        "denoiser_hidden": 16,
+        "denoiser_layers": 1,
+        "condition_size": 8,
+        "code_size": 2,
+        "sampling_steps": 3,
+    }
+    example_condition = {"code": [0, 1]}
+
     def __init__(
         self,
         layouts: Sequence[Mapping[str, Sequence[int]]] = (),
@@ -148,7 +160,7 @@ class LatentDiffusion(ZooGenerator):
         layout, graph = self.read_target(target, example_inputs)
         layouts = LayoutBatch.of([layout], self.device)
         architectures = self.embed_architectures([graph])
-        known = {name: value.to(self.device) for name, value in self.condition_encoder.collate(conditions).items()}
+        known = self.condition_encoder.at_home(self.condition_encoder.collate(conditions))
         latents = sample_latents(
             self.denoiser,
             self.sampling_scheduler,
@@ -232,7 +244,7 @@ def sample_latents(
     config: Any = denoiser.config
     # Drawn where the generator of random numbers is, so that all devices start from the same noise.
     latents = torch.randn(len(condition), config.latent_size, generator=random, device=random.device)
-    latents = latents.to(condition.device)
+    latents = latents.to(condition)
     scheduler.set_timesteps(steps, device=condition.device)
     for time in scheduler.timesteps:
         scaled = scheduler.scale_model_input(latents, time)

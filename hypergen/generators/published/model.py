@@ -66,6 +66,8 @@ class ReleasedGraphHypernetwork(Generator):
 
     takes_condition = False
 
+    example_arguments = {"hidden": 16, "layers": 2, "heads": 8, "max_shape": (8, 8, 16, 16), "num_classes": 20}
+
     def __init__(
         self,
         hidden: int = 64,

@@ -6,8 +6,6 @@ from hypergen._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from hypergen.generators.recurrent_diffusion.model import RecurrentDiffusion
-    from hypergen.generators.recurrent_diffusion.training import (
-        RecurrentDiffusionTraining,
-    )
+    from hypergen.generators.recurrent_diffusion.training import RecurrentDiffusionTraining
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -48,6 +48,17 @@ class RecurrentDiffusion(ZooGenerator):
         tokens ``[networks, num_tokens, token_size]``; prototypes ``[networks, num_tokens, width]``.
     """
 
+    example_arguments = {
+        "token_size": 4,
+        "code_size": 2,
+        "width": 16,
+        "window": 5,
+        "denoiser_hidden": 16,
+        "denoiser_layers": 1,
+        "sampling_steps": 3,
+    }
+    example_condition = {"code": [0, 1]}
+
     def __init__(
         self,
         layouts: Sequence[Mapping[str, Sequence[int]]],
@@ -124,7 +135,7 @@ class RecurrentDiffusion(ZooGenerator):
             GeneratorError: A condition is unknown, missing or does not fit, or the layout was not in the zoo.
         """
         number = self.statistics.number_of(target)
-        known = {name: value.to(self.device) for name, value in self.condition_encoder.collate(conditions).items()}
+        known = self.condition_encoder.at_home(self.condition_encoder.collate(conditions))
         embedded = self.condition_encoder(known, len(conditions))
         parts = []
         for _, found in self.windows(number, embedded):
