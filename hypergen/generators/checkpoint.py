@@ -21,6 +21,8 @@ from torch import Tensor
 
 from hypergen._version import __version__
 from hypergen.errors import CheckpointError
+from hypergen.functional.checkpoint_files import check_start, first_line
+from hypergen.functional.files import parse_json, read_any_json, replace_file
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -140,25 +142,18 @@ def save_tensors(file: str | os.PathLike[str], tensors: Mapping[str, Tensor]) ->
     Raises:
         CheckpointError: It could not be written.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     file = Path(file)
-    draft = file.with_name(f".{file.name}.saving-{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(draft: Path) -> None:
+        # safetensors makes files for their owner alone.
         draft.touch()
         mode = draft.stat().st_mode
         save_file(_independent(tensors), draft, {"format": "pt"})
         draft.chmod(mode)
-        _flush_to_disk(draft)
-        os.replace(draft, file)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{str(file)!r} could not be written: {error}. Make room or name another file."
-        ) from error
-    finally:
-        draft.unlink(missing_ok=True)
+
+    replace_file(file, write)
     return file
 
 
@@ -177,11 +172,6 @@ def _independent(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _flush_to_disk(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an error's message, for a message of one's own."""
-    return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 def read_config(path: Path) -> GeneratorCheckpoint:
@@ -231,11 +221,10 @@ def _read(path: Path, with_tensors: bool) -> tuple[Any, dict[str, Tensor]]:
             )
         return config, tensors
     try:
-        text = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = read_any_json(beside)
+    except CheckpointError as error:
         raise CheckpointError(
-            f"{str(beside)!r} is not readable JSON: {error}. Delete it to go by the copy inside {WEIGHTS}, or save the "
-            "generator again."
+            f"{error} Delete it to go by the copy inside {WEIGHTS}, or save the generator again."
         ) from error
     if config is not None and isinstance(text, dict) and text.get("format_version") == FORMAT_VERSION:
         if any(text.get(key) != config.get(key) for key in ("class", "arguments")):
@@ -250,17 +239,17 @@ def _read_weights(file: Path, with_tensors: bool) -> tuple[Any, dict[str, Tensor
     """The configuration in the metadata, None if there is none, and the tensors."""
     from safetensors import SafetensorError, safe_open
 
+    check_start(file)
     with open(file, "rb") as stream:
         start = stream.read(64)
     if start.startswith(_PICKLE_STARTS) or (file.suffix in _PICKLE_SUFFIXES):
         raise _pickle_error(file)
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{str(file)!r} is a Git LFS pointer, not the weights. Run `git lfs pull`.")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()} if with_tensors else {}  # noqa: SIM118
-        return (json.loads(metadata[_METADATA_KEY]) if _METADATA_KEY in metadata else None), tensors
+        source = f"the configuration in {str(file)!r}"
+        return (parse_json(metadata[_METADATA_KEY], source) if _METADATA_KEY in metadata else None), tensors
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{str(file)!r} is truncated or not a safetensors file ({first_line(error)}; {file.stat().st_size:,} "

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from hypergen.errors import CheckpointError
-from hypergen.generators.checkpoint import CARD, CONFIG, WEIGHTS, first_line
+from hypergen.functional.checkpoint_files import first_line
+from hypergen.generators.checkpoint import CARD, CONFIG, WEIGHTS
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

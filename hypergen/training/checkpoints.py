@@ -18,6 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from hypergen.errors import CheckpointError
+from hypergen.functional.checkpoint_files import read_tensor_file
 
 LAST = "last.ckpt"
 INTERRUPTED = 130
@@ -84,12 +85,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {str(path)!r}. Pass the path of a {LAST} as ckpt_path.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch reports damage by errors of many kinds, and unsafe content by another.
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        return read_tensor_file(path)
+    except CheckpointError as error:
         raise CheckpointError(
-            f"{str(path)!r} is truncated, or not a checkpoint of a training run ({type(error).__name__}: {reason}). "
-            "Pass another one, or start anew without ckpt_path."
+            f"{error} To resume, pass another checkpoint, or start anew without ckpt_path."
         ) from error
 
 

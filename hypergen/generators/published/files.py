@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import collections
 import io
 import math
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hypergen.errors import CheckpointError, GeneratorError
+from hypergen.functional.checkpoint_files import read_tensor_file
 from hypergen.generators.generator import Generator
 from hypergen.generators.ghn.model import GraphHypernetwork
 from hypergen.generators.published.graph import LANGUAGE_PRIMITIVES, PRIMITIVES
@@ -198,11 +198,10 @@ def _arguments(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict
 def _load(path: Path) -> Any:
     try:
         if zipfile.is_zipfile(path):
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                return torch.load(path, map_location="cpu", weights_only=True)
+            return read_tensor_file(path)
         with open(path, "rb") as file:
             return _Unpickler(file).load()
-    except GeneratorError:
+    except (GeneratorError, CheckpointError):
         raise
     except Exception as error:  # damaged pickles raise anything
         raise CheckpointError(

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hypergen.errors import CheckpointError
+from hypergen.functional.checkpoint_files import read_tensor_file
 from hypergen.metanets.nowcasting.nino import KINDS, NowcastGNN, NowcastMLP
 
 # What the released files say only where it differs.
@@ -54,12 +54,7 @@ def load_nino(path: str | Path) -> NowcastMLP | NowcastGNN:
             such as position embeddings of tokens (``nino.pt``).
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"No file at {path}; pass the path of a released NiNo checkpoint, such as nino_mlp.pt.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path} is no checkpoint that can be read safely: {error}") from error
+    content = read_tensor_file(path)
     if not isinstance(content, dict) or not {"state_dict", "model_args"} <= content.keys():
         raise CheckpointError(f"{path} is no NiNo checkpoint: it needs the entries 'state_dict' and 'model_args'.")
     arguments = {**_DEFAULTS, **content["model_args"]}
