@@ -194,8 +194,8 @@ def test_other_checkpoints_are_refused(published, change, named):
 
 
 def test_damaged_files_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="No file at"):
+    with pytest.raises(CheckpointError, match="There is no file"):
         load_nino(tmp_path / "absent.pt")
     (tmp_path / "text.pt").write_text("no checkpoint")
-    with pytest.raises(CheckpointError, match="cannot be read|can be read safely|no checkpoint"):
+    with pytest.raises(CheckpointError, match="no file of torch.save|damaged or truncated"):
         load_nino(tmp_path / "text.pt")
