@@ -8,6 +8,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# The name on the Python index: `hypergen` itself belongs to another project there.
+DISTRIBUTION = "hypergen-weights"
+
 
 class HypergenError(Exception):
     """Base of every error that hypergen raises on purpose."""
@@ -62,3 +65,19 @@ class UnknownNameError(HypergenError, LookupError):
         shown = ", ".join(repr(name) for name in self.known[:20])
         more = f" and {len(self.known) - 20} more" if len(self.known) > 20 else ""
         return f"{message} Known: {shown}{more}."
+
+
+def missing_extra(what: str, package: str, extra: str) -> HypergenError:
+    """The error on a library that is not installed and belongs to an extra.
+
+    Args:
+        what: What needs it, as the beginning of a sentence.
+        package: Name of the library.
+        extra: Name of the extra, as in pyproject.toml.
+    """
+    return HypergenError(f"{what} needs {package}, which is not installed: {install_command(extra)}")
+
+
+def install_command(extra: str) -> str:
+    """What to type for the libraries of an extra."""
+    return f'pip install "{DISTRIBUTION}[{extra}]"'

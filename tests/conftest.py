@@ -52,11 +52,9 @@ def configure(tmp_path) -> Callable[..., Any]:
 @pytest.fixture
 def run(configure) -> Callable[..., Any]:
     """Runs it inside the test's process."""
-    import hydra
+    from hypergen.cli.train import run as run_config
 
     def ran(*overrides: str, **where: Path) -> Any:
-        config = configure(*overrides, **where)
-        torch.manual_seed(config.seed)
-        return hydra.utils.instantiate(config.run, _partial_=True)()
+        return run_config(configure(*overrides, **where)).results
 
     return ran

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hypergen.errors import HypergenError
+from hypergen.errors import HypergenError, missing_extra
 from hypergen.evaluation.zoo.data import Checkpoints, Stacked
 from hypergen.evaluation.zoo.problem import StackedClassification
 from hypergen.functional.stacked import Recipe, train_stacked
@@ -272,5 +272,5 @@ def _libraries() -> tuple[Any, Any]:
         import peft
         import transformers
     except ImportError as error:
-        raise HypergenError(f'Adapters of language models need {error.name}: pip install "hypergen[peft]".') from error
+        raise missing_extra("The experiment", str(error.name), "peft") from error
     return transformers, peft

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hypergen.errors import HypergenError, UnknownNameError
+from hypergen.errors import HypergenError, UnknownNameError, missing_extra
 
 
 def build_model(name: str, *, on_meta: bool = True) -> nn.Module:
@@ -65,7 +65,7 @@ def _library(name: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise HypergenError(f'{name} is not installed; it comes with `pip install "hypergen[{extra}]"`.') from error
+        raise missing_extra("This model", name, extra) from error
 
 
 def _timm(name: str) -> Callable[[], nn.Module]:

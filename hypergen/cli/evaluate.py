@@ -46,13 +46,13 @@ def evaluate(
         raise HypergenError(f"The folder {str(out)!r} cannot be made: {error}. Name another one by --out.") from error
     evaluation: Any
     if zoo is not None:
+        from hypergen.data import ZooDataModule
         from hypergen.evaluation.zoo.folder import evaluate_on_zoo
         from hypergen.generators.zoo_generator import ZooGenerator
-        from hypergen.zoo import Zoo
 
         if not isinstance(loaded, ZooGenerator):
             raise HypergenError(f"{generator!r} is a {type(loaded).__name__}, which was not trained on a zoo.")
-        evaluation = evaluate_on_zoo(loaded, Zoo(zoo), DigitsDataModule(), samples=samples, seed=seed)
+        evaluation = evaluate_on_zoo(loaded, ZooDataModule(zoo, DigitsDataModule()), samples=samples, seed=seed)
         evaluation.write(out)
         evaluation.print_table()
         Console().print(f"written: {out}", highlight=False, markup=False)

@@ -56,5 +56,15 @@ for command in (predict, graph, align, evaluate, generators):
 app.add_typer(zoo, name="zoo")
 
 
+@app.command(
+    "train", add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def train(context: typer.Context) -> None:
+    """Train what a configuration says, as `python train.py` does; `hypergen train --help` lists the options."""
+    from hypergen.cli.train import main as start
+
+    start(context.args)
+
+
 if __name__ == "__main__":
     app()

@@ -1,4 +1,4 @@
-"""Images and text as LightningDataModules, loaded when they are used."""
+"""Images, text and zoos as LightningDataModules, loaded when they are used."""
 
 from typing import TYPE_CHECKING
 
@@ -10,5 +10,6 @@ if TYPE_CHECKING:
     from hypergen.data.images import ImageDataModule
     from hypergen.data.parquet import ParquetImageDataModule
     from hypergen.data.text import TextDataModule
+    from hypergen.data.zoo import ZooDataModule
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -41,8 +41,8 @@ def fit(
     callbacks: Mapping[str, pl.Callback] | None,
     output: str,
     ckpt_path: str | None,
-) -> None:
-    """Fit, resumable and interruptible."""
+) -> pl.Trainer:
+    """Fit, resumable and interruptible; returns the trainer, with the metrics that were logged."""
     if ckpt_path is not None:
         step = check_resumable(ckpt_path, module)
         Console().print(f"Going on from step {step} of {ckpt_path}", soft_wrap=True)
@@ -72,6 +72,7 @@ def fit(
             if ours is None:
                 raise
             raise HypergenError(ours[1].strip()) from None
+    return trainer
 
 
 def _strategy(make_trainer: Callable[..., pl.Trainer]) -> dict[str, str]:

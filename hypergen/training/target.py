@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from hypergen.architectures import load_split
 from hypergen.architectures.by_name import build_model
 from hypergen.architectures.split_files import SPLITS
+from hypergen.data.images import ImageDataModule
 from hypergen.errors import HypergenError
 
 
@@ -44,10 +46,12 @@ class TargetTraining(pl.LightningModule):
 
     Args:
         target: The network.
+        data: The images; None where loaders are given to the trainer.
         steps: Length of the learning rate schedule.
         learning_rate: At the start.
         weight_decay: Of everything but vectors: biases and the parameters of norms.
         threshold: The test accuracy whose first step is noted.
+        initialise: Called with target and data before training; returns the share of parameters that it predicted.
 
     Attributes:
         curve: (step, validation accuracy, test accuracy) of each measurement.
@@ -56,13 +60,20 @@ class TargetTraining(pl.LightningModule):
     def __init__(
         self,
         target: nn.Module,
+        data: ImageDataModule | None = None,
+        *,
         steps: int,
         learning_rate: float = 3e-3,
         weight_decay: float = 0.0,
         threshold: float = 0.95,
+        initialise: Callable[[nn.Module, ImageDataModule], float] | None = None,
     ) -> None:
         super().__init__()
-        self.target = target
+        self.target, self.data = target, data
+        self.share_of_parameters_predicted = 0.0
+        if initialise is not None:
+            assert data is not None, "a target is initialised on data"
+            self.share_of_parameters_predicted = initialise(target, data)
         self.steps, self.learning_rate, self.weight_decay = steps, learning_rate, weight_decay
         self.threshold = threshold
         self.curve: list[tuple[int, float, float]] = []
@@ -72,6 +83,23 @@ class TargetTraining(pl.LightningModule):
     def steps_to_threshold(self) -> int | None:
         """The first measured step with the threshold's test accuracy; None if there was none."""
         return next((step for step, _, test in self.curve if test >= self.threshold), None)
+
+    def train_dataloader(self) -> Any:
+        """Batches of training images."""
+        return self._data.train_dataloader()
+
+    def val_dataloader(self) -> list[Any]:
+        """Batches of validation images, and of test images, whose accuracy is reported along the way."""
+        return [self._data.val_dataloader(), self._data.test_dataloader()]
+
+    def test_dataloader(self) -> Any:
+        """Batches of test images."""
+        return self._data.test_dataloader()
+
+    @property
+    def _data(self) -> ImageDataModule:
+        assert self.data is not None, "pass data=, or loaders to the trainer"
+        return self.data
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """One batch; returns its loss."""
@@ -86,6 +114,11 @@ class TargetTraining(pl.LightningModule):
         """Count hits on validation (0) or test (1) images."""
         self._hits[dataloader_idx][0] += int((self._logits(batch[0]).argmax(1) == batch[1]).sum())
         self._hits[dataloader_idx][1] += len(batch[1])
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        """The accuracy on test images."""
+        hits = (self._logits(batch[0]).argmax(1) == batch[1]).float()
+        self.log("test/accuracy", hits.mean(), batch_size=len(hits))
 
     def on_validation_epoch_start(self) -> None:
         """Start counting."""

@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import os
@@ -9,13 +10,41 @@ import hydra
 import pytest
 import torch
 
+from hypergen.cli.experiments import find_procedure
+from hypergen.errors import HypergenError
+
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
+TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml") if path.stem != "experiment")
+# Which task has a group among its own; groups of experiments alone are listed with one that has them.
+HOLDERS = {
+    "engine": "experiment=zoo_digits",
+    "learner": "experiment=diffusion_losses",
+    "metanetwork": "task=metanetwork",
+    "pretraining": "task=zoo_generator",
+    "zoo": "experiment=hyper_representation",
+}
+OF_TASKS = {
+    "data=zoo": "task=zoo_generator",
+    "evaluation=property_prediction": "task=metanetwork",
+    "evaluation=target": "task=target",
+    "evaluation=zoo": "task=zoo_generator",
+    "training=target": "task=target",
+    "training=property_prediction": "task=metanetwork",
+    "training=meta_pruning": "experiment=pruning",
+    "training=checkpoint_transformer": "experiment=checkpoint_transformer",
+    "generator=checkpoint_transformer": "experiment=checkpoint_transformer",
+    **{
+        f"{group}={name}": "task=zoo_generator"
+        for group in ("generator", "training")
+        for name in ("autoregressive_generator", "hyper_representation", "latent_diffusion", "recurrent_diffusion")
+    },
+}
+SELECTING = ("task", "experiment", "debug", "hparams_search")
 CHOICES = sorted(
     f"{path.parent.name}={path.stem}"
     for path in (ROOT / "conf").glob("*/*.yaml")
-    if path.parent.name
-    in ("callbacks", "data", "evaluation", "generator", "logger", "meta_batches", "space", "trainer")
+    if path.parent.name not in SELECTING and (path.parent.name, path.stem) != ("trainer", "default")
 )
 
 
@@ -34,10 +63,22 @@ def parquet_options(tmp_path_factory) -> list[str]:
     return [f"data.path_{name}={folder / name}.parquet" for name in ("train", "test")]
 
 
-def start(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=280)
+def start(*arguments: str, command: tuple[str, ...] = (), folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    program = list(command or (sys.executable, str(ROOT / "train.py")))
+    return subprocess.run(
+        [*program, *arguments], cwd=folder, capture_output=True, text=True, env=environment, timeout=280
+    )
+
+
+def instantiated(config) -> dict:
+    """Everything that a run would make before it trains, by the option's name."""
+    skipped = {"model", "name", "output", "seed", "ckpt_path", "evaluate", "optimized_metric", "procedure"}
+    return {
+        key: hydra.utils.instantiate(value, _convert_="all")
+        for key, value in config.items()
+        if key not in skipped and hasattr(value, "keys")
+    }
 
 
 @pytest.mark.parametrize("debug", ["none", "fast"])
@@ -45,15 +86,34 @@ def start(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_every_experiment_instantiates(configure, parquet_options, experiment, debug):
     data = parquet_options if experiment == "ghn_cifar10" else []
     config = configure(f"experiment={experiment}", f"debug={debug}", *data)
-    torch.manual_seed(0)
-    run = hydra.utils.instantiate(config.run, _partial_=True)
-    # Under their annotations' names: a misspelt or forgotten argument would fail here.
-    assert callable(run)
-    if "training" in run.keywords:
+    made = instantiated(config)
+    if "procedure" in config:
+        import inspect
+
+        parameters = inspect.signature(find_procedure(config.procedure)).parameters
+        needed = {name for name, each in parameters.items() if each.default is each.empty}
+        assert needed <= set(config), needed - set(config)
+        own = set(config) - {"task", "procedure", "trainer", "data", "evaluate", "ckpt_path", "optimized_metric"}
+        fed = {"aims", "image", "training", "name", "output", "seed", "logger", "callbacks"}
+        assert own <= set(parameters) | fed, own - set(parameters)  # An option that nothing reads would fail here.
+    if "training" in config and hasattr(made["training"], "keywords"):
         assert config.training.steps == 4 or debug == "none"
-        assert run.keywords["trainer"].keywords["max_steps"] == config.training.steps
+        assert made["trainer"].keywords["max_steps"] == config.training.steps
     if experiment == "ghn_cifar10":
-        assert run.keywords["space"].config["image_size"] == 32 and run.keywords["space"].config["channels"] == 3
+        assert made["space"].config["image_size"] == 32 and made["space"].config["channels"] == 3
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_a_complete_default_list(configure, task, tmp_path):
+    folder = [f"data.folder={tmp_path}"] if task in ("zoo_generator", "metanetwork") else []
+    made = instantiated(configure(f"task={task}", *folder))
+    assert {"data", "training", "trainer", "callbacks", "logger", "evaluation"} <= set(made)
+
+
+def test_experiments_only_override():
+    for path in (ROOT / "conf").glob("**/*.yaml"):
+        lines = path.read_text().splitlines()
+        assert not [line for line in lines if "override" in line and line.endswith(": null")], path
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -65,20 +125,29 @@ def test_every_choice_instantiates(configure, parquet_options, tmp_path, choice)
         "data=parquet": parquet_options,
         "data=folder": [f"data.path_{one}={tmp_path / one}" for one in ("train", "test")],
     }
-    config = configure(choice, *paths.get(choice, []))
+    holder = OF_TASKS.get(choice, HOLDERS.get(group, "task=graph_hypernetwork"))
+    folder = [f"data.folder={tmp_path}"] if holder in ("task=zoo_generator", "task=metanetwork") else []
+    config = configure(holder, choice, *folder, *paths.get(choice, []))
     hydra.utils.instantiate(config[group])
 
 
 def test_no_config_object_reaches_a_class(configure):
-    run = hydra.utils.instantiate(configure().run, _partial_=True)
-    assert type(run.keywords["space"].config["norms"]) is list
-    assert type(run.keywords["callbacks"]) is dict
+    made = instantiated(configure())
+    assert type(made["space"].config["norms"]) is list
+    assert type(made["callbacks"]) is dict
 
 
 def test_an_experiment_yields_to_the_command_line(configure):
     config = configure("experiment=ghn_digits_release", "generator=ghn2", "training.steps=7", "debug=fast")
     assert (config.generator.encoder, config.training.steps, config.trainer.max_steps) == ("gated_gnn", 7, 7)
     assert config.evaluation.aims == "release"
+
+
+def test_the_training_follows_the_generator(configure, tmp_path):
+    config = configure("task=zoo_generator", f"data.folder={tmp_path}")
+    assert "LatentDiffusion" in config.training._target_ and "pretraining" in config
+    config = configure("task=zoo_generator", "generator=recurrent_diffusion", f"data.folder={tmp_path}")
+    assert "RecurrentDiffusion" in config.training._target_ and "pretraining" not in config
 
 
 def test_unknown_options_are_named():
@@ -89,14 +158,38 @@ def test_unknown_options_are_named():
     assert "ghn9" in done.stderr and "logah" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_options_of_earlier_versions_say_what_to_write_now():
+    for option, new in (
+        ("run=target", "task=graph_hypernetwork, zoo_generator"),
+        ("learner.training.steps=3", "task=zoo_generator"),
+    ):
+        done = start(option)
+        assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+        assert new in done.stderr and option.partition("=")[0] in done.stderr
+
+
+def test_help_has_a_line_about_each_experiment():
+    done = start("--help")
+    assert done.returncode == 0
+    for name in (*EXPERIMENTS, *TASKS):
+        (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"  {name} "))
+        assert len(line.split()) > 3, line
+
+
 def test_wrong_values_are_named_without_a_stack_trace(tmp_path):
     done = start("generator.encoder=transformer", f"hydra.run.dir={tmp_path}")
     assert done.returncode == 1
-    assert "'transformer' is not one of" in done.stderr and "generator in the configuration" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "'transformer' is not one of" in done.stderr and "Traceback" not in done.stderr
     done = start("+experiment=target", "init=digits-gnh", f"hydra.run.dir={tmp_path}")
     assert done.returncode == 1
     assert "Unknown generator 'digits-gnh'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_experiments_say_that_a_wheel_lacks_them(monkeypatch, tmp_path):
+    monkeypatch.setattr("hypergen.cli.experiments._ROOT", tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(HypergenError, match="not part of an installed package: run it from a clone"):
+        find_procedure("experiments.pruning.run.train_pruning")
 
 
 def test_fast_run_end_to_end(tmp_path):
@@ -122,10 +215,38 @@ def test_fast_run_end_to_end(tmp_path):
     assert "predicted_accuracy_mean" in card
 
 
-def test_sweep(tmp_path):
+def test_sweep_of_a_target_ends_with_one_table(tmp_path):
     options = ["experiment=target", "init=default", "debug=fast", "trainer=ddp", "seed=0,1"]
-    done = start("-m", *options, f"hydra.sweep.dir={tmp_path}")
+    # Without a folder for the sweep: its default one has to do.
+    command = (sys.executable, "-m", "hypergen.cli.main", "train")
+    done = start("-m", *options, command=command, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    first, second = (json.loads((tmp_path / job / "results.json").read_text()) for job in "01")
+    (sweep,) = (tmp_path / "outputs/target").glob("*_sweep")
+    first, second = (json.loads((sweep / job / "results.json").read_text()) for job in "01")
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["rows"] != second["rows"]
+    with open(sweep / "sweep.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [row["seed"] for row in table] == ["0", "1"] and {row["status"] for row in table} == {"completed"}
+    accuracies = [row["value"] for row in first["rows"] if row["figure"] == "validation_accuracy"]
+    assert float(table[0]["validation_accuracy"]) == pytest.approx(accuracies[0])
+    assert "2 jobs" in done.stdout and "sweep.csv" in done.stdout
+
+
+def test_search_by_optuna(tmp_path):
+    pytest.importorskip("optuna")
+    options = ["experiment=target", "init=default", "debug=fast", "hydra/sweeper=hypergen_optuna"]
+    ranges = [
+        "hydra.sweeper.n_trials=3",
+        "training.learning_rate=tag(log,interval(1e-3,1e-1))",
+        "data.batch_size=32,64",
+    ]
+    done = start("-m", *options, *ranges, f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with open(tmp_path / "sweep.csv") as file:
+        table = list(csv.DictReader(file))
+    assert len({row["training.learning_rate"] for row in table}) == 3
+    from omegaconf import OmegaConf
+
+    best = OmegaConf.load(tmp_path / "optimization_results.yaml")
+    assert best.best_value == pytest.approx(max(float(row["validation_accuracy"]) for row in table))

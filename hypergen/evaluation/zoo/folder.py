@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from hypergen.architectures import Architecture
+from hypergen.data.zoo import KINDS, ZooDataModule, architecture_of
 from hypergen.errors import HypergenError
-from hypergen.evaluation.image_data import HasTensors
 from hypergen.evaluation.zoo.data import Checkpoints, Cost, Stacked
 from hypergen.evaluation.zoo.finetuning import FinetuningProtocol
 from hypergen.evaluation.zoo.problem import StackedClassification
@@ -20,13 +18,10 @@ from hypergen.generators.zoo_generator import ZooGenerator
 from hypergen.graph import trace
 from hypergen.zoo import Zoo
 
-_KINDS = ("code", "metric")
-
 
 def evaluate_on_zoo(
     generator: ZooGenerator,
-    zoo: Zoo,
-    data: HasTensors,
+    data: ZooDataModule,
     *,
     samples: int = 4,
     seed: int = 0,
@@ -42,8 +37,7 @@ def evaluate_on_zoo(
 
     Args:
         generator: Conditioned on code, on metric, or on both.
-        zoo: Of one layout, built by :func:`hypergen.zoo.build.build.build_zoo`.
-        data: What its networks classify.
+        data: Zoo of one layout, with the images that its networks classify.
         samples: Networks per condition.
         seed: Of everything random.
         cost: Of the generator and the zoo.
@@ -56,19 +50,22 @@ def evaluate_on_zoo(
             conditions of other kinds.
     """
     kinds = generator.condition_kinds
-    if not kinds or not set(kinds) <= set(_KINDS):
+    if not kinds or not set(kinds) <= set(KINDS):
         raise HypergenError(
             f"{type(generator).__name__} is conditioned on {', '.join(kinds) or 'nothing'}; a zoo's evaluation knows "
-            f"{' and '.join(_KINDS)}. Evaluate it by `hypergen.evaluation.zoo.protocol.evaluate_zoo_generator`."
+            f"{' and '.join(KINDS)}. Evaluate it by `hypergen.evaluation.zoo.protocol.evaluate_zoo_generator`."
         )
-    architecture = _architecture(zoo)
-    train = training_part(zoo)
+    zoo, classified = data.zoo, data.images
+    if classified is None:
+        raise HypergenError("The zoo's networks are evaluated on images; pass ZooDataModule(…, images=…).")
+    architecture = architecture_of(zoo)
+    train = data.part("train")
     held_out = {"task": zoo.last().split("test", by="task")} if zoo.tasks else {}
-    held_out["run"] = _runs(zoo, "test")
+    held_out["run"] = _runs(zoo)
     held_out = {split: part for split, part in held_out.items() if len(part)}
     if not len(train) or not held_out:
         raise HypergenError("The zoo has no training runs, or holds out no task and no run. Build it with splits.")
-    images = {split: data.tensors(split) for split in ("train", "validation", "test")}
+    images = {split: classified.tensors(split) for split in ("train", "validation", "test")}
     groups = trace(architecture.build(), images["train"][0][:1]).symmetry().simple_groups
     codes = len(next(iter(zoo.tasks.values()))["labels"]) if zoo.tasks else 0
     relabel = (lambda conditions: conditions[:, :codes].round()) if zoo.tasks else None
@@ -113,34 +110,9 @@ def evaluate_on_zoo(
     )
 
 
-def _architecture(zoo: Zoo) -> Architecture:
-    described = dict(zoo.layout.metadata).get("architecture")
-    if described is None:
-        raise HypergenError(
-            f"The layout {zoo.layout.name!r} does not say what architecture it is of, so its networks cannot be run. "
-            "Evaluate zoos that `hypergen zoo build` has built, or add metadata={'architecture': …} to the layout."
-        )
-    return Architecture.from_json(described)
-
-
-def training_part(zoo: Zoo) -> Zoo:
-    """The last checkpoint of each run that is for training, by task and by run."""
-    return _runs(zoo, "train")
-
-
-def conditions_of(part: Zoo, kinds: Sequence[str]) -> list[dict[str, object]]:
-    """What each network of a zoo was trained for: code, the labels of its task, and metric, its validation loss."""
-    columns: dict[str, list[Any]] = {}
-    if "code" in kinds:
-        columns["code"] = [part.tasks[task]["labels"] for task in part.column("task")]
-    if "metric" in kinds:
-        columns["metric"] = part.column("validation.loss")
-    return [{kind: values[row] for kind, values in columns.items()} for row in range(len(part))]
-
-
-def _runs(zoo: Zoo, split: Any) -> Zoo:
-    """Runs of a split on training tasks; a zoo without tasks is not split by them."""
-    part = zoo.last().split(split, by="run")
+def _runs(zoo: Zoo) -> Zoo:
+    """Unseen runs on training tasks; a zoo without tasks is not split by them."""
+    part = zoo.last().split("test", by="run")
     return part.split("train", by="task") if zoo.tasks else part
 
 

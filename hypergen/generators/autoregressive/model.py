@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hypergen.errors import GeneratorError
+from hypergen.errors import missing_extra
 from hypergen.generators.autoregressive.vector_quantizer import ResidualQuantizer
 from hypergen.generators.conditions import ConditionEncoder
 from hypergen.generators.example import GeneratorExample
@@ -195,9 +195,7 @@ def _gpt2(width: int, depth: int, heads: int, length: int) -> nn.Module:
     try:
         from transformers import GPT2Config, GPT2Model
     except ImportError as error:
-        raise GeneratorError(
-            "An AutoregressiveGenerator needs transformers. Install it: pip install 'hypergen[transformers]'."
-        ) from error
+        raise missing_extra("An AutoregressiveGenerator", "transformers", "transformers") from error
     config = GPT2Config(
         vocab_size=1, bos_token_id=0, eos_token_id=0, n_positions=length, n_embd=width, n_layer=depth, n_head=heads,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,

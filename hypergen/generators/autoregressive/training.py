@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hypergen.data.zoo import LayoutNetworks, ZooDataModule
 from hypergen.generators.autoregressive.model import AutoregressiveGenerator
-from hypergen.generators.tokens.network_batches import LayoutNetworks
 from hypergen.generators.tokens.training import TokenGeneratorTraining
 
 
@@ -23,7 +23,9 @@ class AutoregressiveGeneratorTraining(TokenGeneratorTraining):
         **options: Of :class:`~hypergen.generators.tokens.training.TokenGeneratorTraining`.
     """
 
-    def __init__(self, generator: AutoregressiveGenerator, networks: Sequence[LayoutNetworks], **options: Any) -> None:
+    def __init__(
+        self, generator: AutoregressiveGenerator, networks: Sequence[LayoutNetworks] | ZooDataModule, **options: Any
+    ) -> None:
         super().__init__(generator, networks, **options)
         encoder = generator.condition_encoder
         self.conditions = [encoder.collate(each.conditions) for each in networks]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hypergen.data.zoo import LayoutNetworks, ZooDataModule
 from hypergen.generators.hyper_representation.model import HyperRepresentation
-from hypergen.generators.tokens.network_batches import LayoutNetworks
 from hypergen.generators.tokens.training import TokenGeneratorTraining
 from hypergen.generators.tokens.unit_tokens import permute_units
 from hypergen.symmetry.align.stacked import PermutationGroup
@@ -38,7 +38,7 @@ class HyperRepresentationTraining(TokenGeneratorTraining):
     def __init__(
         self,
         generator: HyperRepresentation,
-        networks: Sequence[LayoutNetworks],
+        networks: Sequence[LayoutNetworks] | ZooDataModule,
         *,
         groups: Sequence[PermutationGroup] = (),
         contrast: float = 0.05,

@@ -7,11 +7,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from hypergen.data.zoo import ZooDataModule
 from hypergen.functional.precision import can_fuse
 from hypergen.generators.latent_diffusion.behaviour import behaviour_loss
 from hypergen.generators.latent_diffusion.model import LatentDiffusion
-from hypergen.generators.tokens.network_batches import TrainingZoo
+from hypergen.generators.tokens.network_batches import TrainingZoo, network_loader, read_data
 
 
 class WeightAutoencoderTraining(pl.LightningModule):
@@ -24,21 +26,24 @@ class WeightAutoencoderTraining(pl.LightningModule):
 
     Args:
         generator: Its autoencoder, and its encoder of architectures, are trained.
-        zoo: The networks.
-        inputs: Probe inputs, ``[number, …]``.
+        zoo: The networks, or the zoo that has them.
+        inputs: Probe inputs, ``[number, …]``; by default the training images of the zoo's data.
         steps: Of training.
         learning_rate: Its peak; it decays linearly.
         weight_decay: Of AdamW.
         behaviour_weight: Of the loss of behaviour.
         kl_weight: Of the latent's divergence from a unit normal distribution.
         warmup_steps: Until the peak.
+        networks_per_step: Networks of a batch.
+        inputs_per_step: Probe inputs of a batch.
+        seed: Random seed of batches.
     """
 
     def __init__(
         self,
         generator: LatentDiffusion,
-        zoo: TrainingZoo,
-        inputs: Tensor,
+        zoo: TrainingZoo | ZooDataModule,
+        inputs: Tensor | None = None,
         *,
         steps: int = 600,
         learning_rate: float = 2e-3,
@@ -46,17 +51,25 @@ class WeightAutoencoderTraining(pl.LightningModule):
         behaviour_weight: float = 3.0,
         kl_weight: float = 1e-4,
         warmup_steps: int = 50,
+        networks_per_step: int = 128,
+        inputs_per_step: int = 64,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.generator = generator
-        self.zoo = zoo
-        self.inputs = inputs
+        self.zoo, self.inputs = read_data(generator, zoo, inputs)
         self.steps = steps
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.behaviour_weight = behaviour_weight
         self.kl_weight = kl_weight
         self.warmup_steps = warmup_steps
+        self.networks_per_step, self.inputs_per_step, self.seed = networks_per_step, inputs_per_step, seed
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+        """Endless batches of networks of one layout and of probe inputs."""
+        seed = 2 * self.seed + 0
+        return network_loader(self.zoo, len(self.inputs), self.networks_per_step, self.inputs_per_step, seed)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> Tensor:
         """One step on a batch of networks."""

@@ -10,11 +10,13 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
+from hypergen.data.zoo import ZooDataModule
 from hypergen.generators.latent_diffusion.autoencoder_training import linear_decay
 from hypergen.generators.latent_diffusion.behaviour import behaviour_loss
 from hypergen.generators.latent_diffusion.model import LatentDiffusion
-from hypergen.generators.tokens.network_batches import TrainingZoo
+from hypergen.generators.tokens.network_batches import TrainingZoo, network_loader, read_data
 
 
 class LatentDiffusionTraining(pl.LightningModule):
@@ -26,8 +28,8 @@ class LatentDiffusionTraining(pl.LightningModule):
 
     Args:
         generator: With a trained autoencoder.
-        zoo: The networks.
-        inputs: Probe inputs, ``[number, …]``.
+        zoo: The networks, or the zoo that has them.
+        inputs: Probe inputs, ``[number, …]``; by default the training images of the zoo's data.
         steps: Of training.
         learning_rate: Its peak; it decays linearly.
         weight_decay: Of AdamW.
@@ -37,6 +39,9 @@ class LatentDiffusionTraining(pl.LightningModule):
             are more frequent, for which the condition alone tells what to write.
         warmup_steps: Until the peak.
         ema_decay: Of the moving average of the weights, which is what is kept.
+        networks_per_step: Networks of a batch.
+        inputs_per_step: Probe inputs of a batch.
+        seed: Random seed of batches.
     """
 
     latents: Tensor
@@ -45,8 +50,8 @@ class LatentDiffusionTraining(pl.LightningModule):
     def __init__(
         self,
         generator: LatentDiffusion,
-        zoo: TrainingZoo,
-        inputs: Tensor,
+        zoo: TrainingZoo | ZooDataModule,
+        inputs: Tensor | None = None,
         *,
         steps: int = 800,
         learning_rate: float = 1e-3,
@@ -56,11 +61,14 @@ class LatentDiffusionTraining(pl.LightningModule):
         noise_exponent: float = 1.0,
         warmup_steps: int = 50,
         ema_decay: float = 0.98,
+        networks_per_step: int = 128,
+        inputs_per_step: int = 64,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.generator = generator
-        self.zoo = zoo
-        self.inputs = inputs
+        self.zoo, self.inputs = read_data(generator, zoo, inputs)
+        zoo = self.zoo
         self.steps = steps
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -68,6 +76,7 @@ class LatentDiffusionTraining(pl.LightningModule):
         self.behaviour_weight = behaviour_weight
         self.noise_exponent = noise_exponent
         self.warmup_steps = warmup_steps
+        self.networks_per_step, self.inputs_per_step, self.seed = networks_per_step, inputs_per_step, seed
         self.ema_decay = ema_decay
         self.ema: EMAModel | None = None
         with torch.no_grad():
@@ -75,6 +84,11 @@ class LatentDiffusionTraining(pl.LightningModule):
             mean, std = autoencoder.encode(zoo.tokens, zoo.layouts, zoo.layout)
             self.register_buffer("latents", (mean - autoencoder.latent_mean) / autoencoder.latent_std, persistent=False)
             self.register_buffer("latent_noise", std / autoencoder.latent_std, persistent=False)
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+        """Endless batches of networks of one layout and of probe inputs."""
+        seed = 2 * self.seed + 1
+        return network_loader(self.zoo, len(self.inputs), self.networks_per_step, self.inputs_per_step, seed)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> Tensor:
         """One step on a batch of networks."""

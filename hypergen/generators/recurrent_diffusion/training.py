@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hypergen.data.zoo import LayoutNetworks, ZooDataModule
 from hypergen.generators.recurrent_diffusion.model import RecurrentDiffusion
-from hypergen.generators.tokens.network_batches import LayoutNetworks
 from hypergen.generators.tokens.training import TokenGeneratorTraining
 
 
@@ -25,7 +25,9 @@ class RecurrentDiffusionTraining(TokenGeneratorTraining):
         **options: Of :class:`~hypergen.generators.tokens.training.TokenGeneratorTraining`.
     """
 
-    def __init__(self, generator: RecurrentDiffusion, networks: Sequence[LayoutNetworks], **options: Any) -> None:
+    def __init__(
+        self, generator: RecurrentDiffusion, networks: Sequence[LayoutNetworks] | ZooDataModule, **options: Any
+    ) -> None:
         super().__init__(generator, networks, **options)
         encoder = generator.condition_encoder
         self.conditions = [encoder.collate(each.conditions) for each in networks]

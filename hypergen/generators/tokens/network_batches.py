@@ -9,27 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
+from hypergen.data.zoo import LayoutNetworks, ZooDataModule
 from hypergen.errors import ParameterError
 from hypergen.generators.ghn.features import GraphFeatures
 from hypergen.generators.latent_diffusion.model import LatentDiffusion
 from hypergen.generators.tokens.weight_tokens import LayoutBatch
-
-
-@dataclass(frozen=True)
-class LayoutNetworks:
-    """Networks of one layout.
-
-    Attributes:
-        model: One such network, of whose values only those of frozen parameters and of buffers are read.
-        parameters: ``[networks, *shape]`` by name.
-        conditions: What each network was trained for.
-    """
-
-    model: nn.Module
-    parameters: dict[str, Tensor]
-    conditions: Sequence[dict[str, object]]
 
 
 @dataclass(frozen=True)
@@ -142,6 +128,34 @@ class NetworkBatches(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
                 own = torch.randint(count, (), generator=random)
             inputs = torch.randint(max(self.num_inputs, 1), (self.inputs_per_step,), generator=random)
             yield networks, own.expand(len(networks)), inputs
+
+
+def read_data(
+    generator: LatentDiffusion, zoo: TrainingZoo | ZooDataModule, inputs: Tensor | None
+) -> tuple[TrainingZoo, Tensor]:
+    """The networks of a zoo as a generator reads them, and the inputs that they are compared on.
+
+    Raises:
+        ParameterError: There are no inputs: neither given nor with the zoo.
+    """
+    if isinstance(zoo, TrainingZoo):
+        if inputs is None:
+            raise ParameterError("Networks are compared by what they do with inputs; pass inputs=.")
+        return zoo, inputs
+    if inputs is None:
+        if zoo.images is None:
+            raise ParameterError("Networks are compared by what they do with images; pass ZooDataModule(…, images=…).")
+        inputs = zoo.images.tensors("train")[0]
+    networks = zoo.networks("train", generator.condition_kinds)
+    return TrainingZoo.read(generator, networks, example_inputs=inputs[:1]), inputs
+
+
+def network_loader(
+    zoo: TrainingZoo, num_inputs: int, networks_per_step: int, inputs_per_step: int, seed: int
+) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+    """Loader of :class:`NetworkBatches` that are decoded into their own layouts."""
+    batches = NetworkBatches(zoo, num_inputs, networks_per_step, inputs_per_step, 0.0, seed)
+    return DataLoader(batches, batch_size=None)
 
 
 def _stacked_call(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor]:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from hypergen.data.zoo import LayoutNetworks, ZooDataModule
 from hypergen.errors import ParameterError
 from hypergen.functional.moving_average import MovingAverage
 from hypergen.generators.latent_diffusion.autoencoder_training import linear_decay
-from hypergen.generators.tokens.network_batches import LayoutNetworks
 
 
 class TokenGeneratorTraining(pl.LightningModule):
@@ -24,7 +24,7 @@ class TokenGeneratorTraining(pl.LightningModule):
 
     Args:
         generator: Has ``statistics``, which are set from the zoo.
-        networks: The zoo, by layout.
+        networks: Training networks by layout, or the zoo that has them.
         steps: Of training.
         batch_size: Networks per step.
         learning_rate: Its peak; it decays linearly.
@@ -37,7 +37,7 @@ class TokenGeneratorTraining(pl.LightningModule):
     def __init__(
         self,
         generator: Any,
-        networks: Sequence[LayoutNetworks],
+        networks: Sequence[LayoutNetworks] | ZooDataModule,
         *,
         steps: int,
         batch_size: int = 64,
@@ -48,6 +48,8 @@ class TokenGeneratorTraining(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if isinstance(networks, ZooDataModule):
+            networks = networks.networks("train", generator.condition_kinds)
         if not networks or not all(len(each.conditions) for each in networks):
             raise ParameterError("A generator is trained on networks of each layout; there are none.")
         self.generator, self.networks = generator, list(networks)

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hypergen.errors import HypergenError
+from hypergen.errors import HypergenError, missing_extra
 
 try:
     import gpytorch
 except ImportError as error:
-    raise HypergenError(f'A deep kernel needs {error.name}: pip install "hypergen[search]".') from error
+    raise missing_extra("A deep kernel", str(error.name), "search") from error
 
 # Standard deviations: else the weights of networks that nearly diverged would be all that components tell.
 _FARTHEST = 2.0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hypergen.errors import HypergenError
+from hypergen.errors import HypergenError, missing_extra
 from hypergen.metanets.hyperparameter_search.deep_kernel import DeepKernelForecast, Trainings
 
 try:
@@ -28,7 +28,7 @@ try:
     from optuna.study import StudyDirection
     from optuna.trial import TrialState
 except ImportError as error:
-    raise HypergenError(f'A search needs {error.name}: pip install "hypergen[search]".') from error
+    raise missing_extra("A search", str(error.name), "search") from error
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -82,6 +82,7 @@ class PropertyPrediction(pl.LightningModule):
         latent_rate: What it is multiplied by for the latents of probes.
         weight_decay: Of everything but them.
         seed: Of batches; with the step it determines them.
+        test: Networks to report on.
     """
 
     mean: Tensor
@@ -99,9 +100,11 @@ class PropertyPrediction(pl.LightningModule):
         latent_rate: float = 3.0,
         weight_decay: float = 0.05,
         seed: int = 0,
+        test: Sequence[MeasuredNetworks] = (),
     ) -> None:
         super().__init__()
         self.predictor, self.networks, self.validation = predictor, list(train), list(validation)
+        self.test = list(test)
         self.steps, self.batch_size, self.seed = steps, batch_size, seed
         self.architectures_per_step = min(architectures_per_step, len(train))
         self.learning_rate, self.latent_rate, self.weight_decay = learning_rate, latent_rate, weight_decay
@@ -135,11 +138,22 @@ class PropertyPrediction(pl.LightningModule):
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Keep the predictor if it ranks best."""
-        measured = torch.cat([each.properties[:, 0] for each in self.validation])
-        tau = float(torch.as_tensor(kendall_rank_corrcoef(self.predict(self.validation)[:, 0], measured)))
-        self.log("validation/kendall_tau", tau, prog_bar=True, batch_size=1)
+        tau = self._tau(self.validation)
+        self.log("val/kendall_tau", tau, prog_bar=True, batch_size=1)
         if tau > self.best_tau:
             self.best_tau, self._best = tau, copy.deepcopy(self.predictor.state_dict())
+
+    def test_dataloader(self) -> DataLoader[int]:
+        """All test networks are one batch."""
+        return DataLoader(range(1), batch_size=None)  # type: ignore[arg-type]
+
+    def test_step(self, batch: int, batch_idx: int) -> None:
+        """The rank correlation on the test networks."""
+        self.log("test/kendall_tau", self._tau(self.test), batch_size=1)
+
+    def _tau(self, networks: Sequence[MeasuredNetworks]) -> float:
+        measured = torch.cat([each.properties[:, 0] for each in networks])
+        return float(torch.as_tensor(kendall_rank_corrcoef(self.predict(networks)[:, 0], measured)))
 
     def on_fit_end(self) -> None:
         """Return to the best predictor."""

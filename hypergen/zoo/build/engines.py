@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from hypergen.errors import HypergenError, UnknownNameError
+from hypergen.errors import HypergenError, UnknownNameError, missing_extra
 from hypergen.functional.stacked import Snapshot, Splits, train_stacked
 from hypergen.zoo.build.plan import Group
 
@@ -70,7 +70,7 @@ class RayEngine:
         try:
             import ray
         except ModuleNotFoundError as error:
-            raise HypergenError('Ray is not installed; it comes with `pip install "hypergen[ray]"`.') from error
+            raise missing_extra("An engine of Ray", "ray", "ray") from error
         self.ray, self.address, self.workers = ray, address, workers
         self.resources = {"num_cpus": cpus_per_group, "num_gpus": gpus_per_group}
         self.ahead = ahead

@@ -4,12 +4,11 @@ from typer.testing import CliRunner
 
 from hypergen.architectures import Architecture
 from hypergen.cli.main import app
-from hypergen.data import DigitsDataModule
+from hypergen.data import DigitsDataModule, ZooDataModule
 from hypergen.errors import HypergenError
 from hypergen.evaluation.zoo.finetuning import FinetuningProtocol
-from hypergen.evaluation.zoo.folder import conditions_of, evaluate_on_zoo, training_part
+from hypergen.evaluation.zoo.folder import evaluate_on_zoo
 from hypergen.generators.zoo_generator import ZooGenerator
-from hypergen.zoo import Zoo
 from hypergen.zoo.build.build import build_zoo
 from hypergen.zoo.build.plan import ZooPlan, binary_relabellings
 
@@ -25,10 +24,10 @@ class Copies(ZooGenerator):
     def condition_kinds(self):
         return self.kinds
 
-    def learn(self, zoo):
-        part = training_part(zoo)
+    def learn(self, data):
+        part, zoo = data.part("train"), data.zoo
         self.parameters_ = part.stack(keys=zoo.layout.keys("generate"))
-        self.codes = torch.tensor([each["code"] for each in conditions_of(part, ("code",))]).float()
+        self.codes = torch.tensor([each["code"] for each in data.conditions_of(part, ("code",))]).float()
         return self
 
     def sample_stacked(self, target, conditions, random, example_inputs=None):
@@ -53,26 +52,25 @@ def folder(tmp_path_factory):
 
 
 def test_what_a_zoo_holds_out_is_what_is_measured(folder):
-    zoo = Zoo(folder)
-    generator = Copies().learn(zoo)
-    evaluation = evaluate_on_zoo(
-        generator, zoo, DigitsDataModule(), samples=1, finetuning=FinetuningProtocol((1e-2,), 2)
-    )
+    data = ZooDataModule(folder, DigitsDataModule())
+    zoo = data.zoo
+    generator = Copies().learn(data)
+    evaluation = evaluate_on_zoo(generator, data, samples=1, finetuning=FinetuningProtocol((1e-2,), 2))
     assert evaluation.verdict("task") == evaluation.verdict("run") == "memorises"
     held_out = {tuple(zoo.tasks[task]["labels"]) for task in zoo.split("test", by="task").column("task")}
     asked = {tuple(int(bit) for bit in condition["code"]) for condition in generator.asked}
     assert len(held_out) == 8 and held_out <= asked
     assert evaluation.results["trained_accuracy"].value > evaluation.results["generated_accuracy"].value
     # No network of a held-out task or run is among those for training.
-    part = training_part(zoo)
+    part = data.part("train")
     assert set(part.column("split_task")) == set(part.column("split_run")) == {"train"}
 
 
 def test_conditions_that_a_zoo_does_not_tell_are_refused(folder):
     with pytest.raises(HypergenError, match="conditioned on text"):
-        evaluate_on_zoo(Copies(kinds=("text",)), Zoo(folder), DigitsDataModule())
+        evaluate_on_zoo(Copies(kinds=("text",)), ZooDataModule(folder, DigitsDataModule()))
     with pytest.raises(HypergenError, match="conditioned on nothing"):
-        evaluate_on_zoo(Copies(kinds=()), Zoo(folder), DigitsDataModule())
+        evaluate_on_zoo(Copies(kinds=()), ZooDataModule(folder, DigitsDataModule()))
 
 
 def test_the_command_wants_a_zoo_and_a_generator_of_checkpoints(folder, tmp_path):

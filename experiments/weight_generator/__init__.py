@@ -1,1 +1,0 @@
-"""One published table: its code and its numbers."""
