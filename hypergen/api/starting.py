@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from rich.console import Console
 from torch import nn
@@ -14,13 +17,20 @@ from hypergen.functional.batches import evaluation_mode
 
 
 def initialise_target(
-    target: nn.Module, data: ImageDataModule, *, init: str, name: str = "the target", calibration_batches: int = 16
+    target: nn.Module,
+    data: ImageDataModule,
+    batches: Iterable[Any],
+    *,
+    init: str,
+    name: str = "the target",
+    calibration_batches: int = 16,
 ) -> float:
     """Initialise a network for the data, in place, with statistics of batch norms estimated on training images.
 
     Args:
         target: The network.
         data: The images that it is going to be trained on.
+        batches: Batches of its training images.
         init: ``"default"`` for its own initialisation, or what :func:`hypergen.load_generator` takes.
         name: Name of the network in messages.
         calibration_batches: Training batches that the statistics are estimated from.
@@ -32,7 +42,6 @@ def initialise_target(
         HypergenError: The network does not map the images to one logit per class, or the generator is unknown.
     """
     _refuse_misfit(target, name, data)
-    batches = data.train_dataloader()
     if init == "default":
         calibrate_batch_norm(target, batches, max_batches=calibration_batches)
         Console().print(f"{name}: default initialisation")

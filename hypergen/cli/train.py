@@ -100,7 +100,7 @@ def _fit_and_test(config: DictConfig) -> Outcome:
     begun = time.monotonic()
     logged: dict[str, float] = {}
     for stage in ("pretraining", "training"):
-        if stage not in config:
+        if "_target_" not in config.get(stage, {}):  # debug=fast sets steps of both.
             continue
         module = instantiate(config[stage])(model, data)
         batches = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -51,7 +51,7 @@ class TargetTraining(pl.LightningModule):
         learning_rate: At the start.
         weight_decay: Of everything but vectors: biases and the parameters of norms.
         threshold: The test accuracy whose first step is noted.
-        initialise: Called with target and data before training; returns the share of parameters that it predicted.
+        initialise: Called with target, data and training batches before training; returns the share of parameters that it predicted.
 
     Attributes:
         curve: (step, validation accuracy, test accuracy) of each measurement.
@@ -66,14 +66,17 @@ class TargetTraining(pl.LightningModule):
         learning_rate: float = 3e-3,
         weight_decay: float = 0.0,
         threshold: float = 0.95,
-        initialise: Callable[[nn.Module, ImageDataModule], float] | None = None,
+        initialise: Callable[[nn.Module, ImageDataModule, Iterable[Any]], float] | None = None,
     ) -> None:
         super().__init__()
         self.target, self.data = target, data
         self.share_of_parameters_predicted = 0.0
+        self._batches: Any = None
         if initialise is not None:
             assert data is not None, "a target is initialised on data"
-            self.share_of_parameters_predicted = initialise(target, data)
+            # One loader for both, as its order of images goes on.
+            self._batches = data.train_dataloader()
+            self.share_of_parameters_predicted = initialise(target, data, self._batches)
         self.steps, self.learning_rate, self.weight_decay = steps, learning_rate, weight_decay
         self.threshold = threshold
         self.curve: list[tuple[int, float, float]] = []
@@ -86,7 +89,7 @@ class TargetTraining(pl.LightningModule):
 
     def train_dataloader(self) -> Any:
         """Batches of training images."""
-        return self._data.train_dataloader()
+        return self._data.train_dataloader() if self._batches is None else self._batches
 
     def val_dataloader(self) -> list[Any]:
         """Batches of validation images, and of test images, whose accuracy is reported along the way."""
