@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from hypergen.architectures import Architecture
@@ -143,7 +144,9 @@ class ZooDataModule(pl.LightningDataModule):
         for layout in dict.fromkeys(part.column("layout")):
             own = part.select(layout=layout)
             parameters = own.stack(keys=own.layout.keys("generate"))
-            found.append(LayoutNetworks(architecture_of(own).build(), parameters, self.conditions_of(own, kinds)))
+            with torch.random.fork_rng(devices=[]):  # What is drawn later must not depend on a template's values.
+                model = architecture_of(own).build()
+            found.append(LayoutNetworks(model, parameters, self.conditions_of(own, kinds)))
         return found
 
     def generator_arguments(self) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class TargetTraining(pl.LightningModule):
         learning_rate: At the start.
         weight_decay: Of everything but vectors: biases and the parameters of norms.
         threshold: The test accuracy whose first step is noted.
-        initialise: Called with target, data and training batches before training; returns the share of parameters that it predicted.
+        initialise: Called with target, data and training batches before training; returns the share of parameters that
+            it predicted.
 
     Attributes:
         curve: (step, validation accuracy, test accuracy) of each measurement.
