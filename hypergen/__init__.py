@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hypergen.generators.generator import Generator
     from hypergen.graph.computational_graph import ComputationalGraph
     from hypergen.graph.tracing.trace import trace
+    from hypergen.symmetry.align.merging import align_networks as align
 
 # Before anything in the package gets to import torchvision, itself or through torchmetrics and Lightning.
 declare_operators()

@@ -35,24 +35,25 @@ def lazy_exports(
         for info in pkgutil.iter_modules(module.__path__, f"{package}."):
             if info.ispkg:
                 exported = getattr(importlib.import_module(info.name), "__all__", ())
-                homes |= {name: info.name for name in exported}
+                homes |= {name: (info.name, name) for name in exported}
 
     def load(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(homes[name]), name)
+        home, original = homes[name]
+        value = getattr(importlib.import_module(home), original)
         setattr(module, name, value)
         return value
 
     return load, lambda: sorted({*vars(module), *homes}), sorted(homes)
 
 
-def _stated(package: str) -> dict[str, str]:
-    """Modules by name, of the imports under ``if TYPE_CHECKING`` in a package's source."""
+def _stated(package: str) -> dict[str, tuple[str, str]]:
+    """Module, and name there, by public name, of the imports under ``if TYPE_CHECKING`` in a package's source."""
     spec = sys.modules[package].__spec__
     source = getattr(spec and spec.loader, "get_source")(package)  # noqa: B009  # Also from a zip file.
     return {
-        alias.asname or alias.name: node.module
+        alias.asname or alias.name: (node.module, alias.name)
         for block in ast.parse(source).body
         if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
         for node in block.body

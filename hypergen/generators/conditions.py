@@ -206,3 +206,32 @@ def _numbers(kind: str, values: Sequence[Any], size: int) -> Tensor:
 
 def _or(kinds: Sequence[str]) -> str:
     return " and ".join(repr(kind) for kind in kinds) or "none"
+
+
+def numbers_of(conditions: Sequence[Mapping[str, object]], sizes: Mapping[str, int]) -> Tensor:
+    """Conditions that are numbers, such as codes and metrics, in rows.
+
+    Args:
+        conditions: Numbers by kind, one mapping for each network.
+        sizes: How many numbers each kind has; kinds of size 0 are not known.
+
+    Returns:
+        ``[conditions, sum of sizes]``, in the order of ``sizes``.
+
+    Raises:
+        GeneratorError: A kind is unknown or missing, or has another size.
+    """
+    known = {kind: size for kind, size in sizes.items() if size}
+    rows = []
+    for condition in conditions:
+        if unknown := sorted(set(condition) - set(known)):
+            names = " and ".join(known) or "none"
+            raise GeneratorError(f"Unknown condition {unknown[0]!r}; this generator knows {names}.")
+        if missing := [kind for kind in known if kind not in condition]:
+            raise GeneratorError(f"The condition lacks {missing[0]!r}. Pass it.")
+        row = [torch.as_tensor(condition[kind], dtype=torch.float32).flatten() for kind in known]
+        for kind, value in zip(known, row, strict=True):
+            if len(value) != known[kind]:
+                raise GeneratorError(f"A condition's {kind} must be {known[kind]} numbers; got {value.tolist()}.")
+        rows.append(torch.cat(row) if row else torch.zeros(0))
+    return torch.stack(rows)

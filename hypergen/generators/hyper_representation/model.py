@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hypergen.errors import GeneratorError
+from hypergen.generators.conditions import numbers_of
 from hypergen.generators.latent_diffusion.weight_autoencoder import PositionFeatures
 from hypergen.generators.registry import register_generator
 from hypergen.generators.tokens.statistics import TokenStatistics
@@ -132,20 +133,7 @@ class HyperRepresentation(ZooGenerator):
         Raises:
             GeneratorError: A kind is unknown or missing, or has another size.
         """
-        rows = []
-        sizes = {"code": self.code_size, "metric": self.metric_size}
-        for condition in conditions:
-            if unknown := sorted(set(condition) - set(self.condition_kinds)):
-                known = " and ".join(self.condition_kinds) or "none"
-                raise GeneratorError(f"Unknown condition {unknown[0]!r}; this generator knows {known}.")
-            if missing := [kind for kind in self.condition_kinds if kind not in condition]:
-                raise GeneratorError(f"The condition lacks {missing[0]!r}. Pass it.")
-            row = [torch.as_tensor(condition[kind], dtype=torch.float32).flatten() for kind in self.condition_kinds]
-            for kind, value in zip(self.condition_kinds, row, strict=True):
-                if len(value) != sizes[kind]:
-                    raise GeneratorError(f"A condition's {kind} must be {sizes[kind]} numbers; got {value.tolist()}.")
-            rows.append(torch.cat(row) if row else torch.zeros(0))
-        return torch.stack(rows)
+        return numbers_of(conditions, {"code": self.code_size, "metric": self.metric_size})
 
     def sample_stacked(
         self,

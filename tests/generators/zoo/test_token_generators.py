@@ -8,6 +8,7 @@ import hypergen
 from hypergen.errors import GeneratorError, ParameterError
 from hypergen.generators.autoregressive.model import AutoregressiveGenerator
 from hypergen.generators.autoregressive.vector_quantizer import ResidualQuantizer
+from hypergen.generators.gaussian.model import Gaussian
 from hypergen.generators.hyper_representation.model import HyperRepresentation
 from hypergen.generators.recurrent_diffusion.model import RecurrentDiffusion
 from hypergen.generators.tokens.statistics import TokenStatistics
@@ -15,6 +16,7 @@ from hypergen.generators.tokens.statistics import TokenStatistics
 SMALL = {
     HyperRepresentation: {"latent_size": 4, "width": 16, "depth": 1, "heads": 2, "anchors": 6, "neighbours": 3},
     RecurrentDiffusion: {"width": 16, "denoiser_hidden": 16, "denoiser_layers": 1, "sampling_steps": 3},
+    Gaussian: {"rank": 3},
     AutoregressiveGenerator: {"width": 16, "depth": 1, "heads": 2, "codebook_size": 12, "codes_per_token": 3},
 }
 generators = pytest.mark.parametrize("kind", list(SMALL))
@@ -41,8 +43,10 @@ def make(kind, *layouts, **options):
     for number, each in enumerate(layouts or [layout()]):
         hidden = each["0.bias"][0]
         generator.statistics.measure(number, stacked(hidden=hidden))
+        codes = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(4, 1)
+        if kind is Gaussian:
+            generator.fit_statistics(number, stacked(hidden=hidden), [{"code": code} for code in codes])
         if kind is HyperRepresentation:
-            codes = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(4, 1)
             generator.keep_anchors(number, stacked(hidden=hidden), codes)
         if kind is AutoregressiveGenerator:
             generator.quantizer.fit(generator.statistics.encode(number, stacked(hidden=hidden)).flatten(0, 1))
@@ -184,3 +188,25 @@ def test_each_codebook_refines_those_before_it():
     assert torch.equal(nearest, codes[:, 2])
     with pytest.raises(ParameterError, match="15 weight tokens cannot be sorted into 16"):
         quantizer.fit(vectors[:15])
+
+
+def test_gaussian_samples_have_the_moments_of_the_zoo():
+    torch.manual_seed(0)
+    # Networks of three directions of change, and a mean that depends on the code.
+    directions = {name: torch.randn(3, *shape) for name, shape in layout().items()}
+    codes, along = torch.randint(2, (400, 2)).float(), torch.randn(400, 3)
+    networks = {
+        name: torch.einsum("nr,r...->n...", along, value) + 5 * codes[:, 0].view(-1, *[1] * (value.dim() - 1))
+        for name, value in directions.items()
+    }
+    generator = Gaussian([layout()], rank=3, penalty=1e-3, code_size=2, token_size=4)
+    generator.fit_statistics(0, networks, [{"code": code} for code in codes])
+    for code in ([0.0, 0.0], [1.0, 1.0]):
+        found = generator.sample(network(), [{"code": code}] * 2000)
+        flat = torch.cat([value.flatten(1) for value in found.values()], 1)
+        truth = torch.cat([value.flatten(1) for value in directions.values()], 1)
+        torch.testing.assert_close(flat.mean(0), torch.full((flat.shape[1],), 5 * code[0]), atol=0.4, rtol=0)
+        covariance = torch.cov(flat.T)
+        assert (covariance - truth.T @ truth).norm() < 0.2 * (truth.T @ truth).norm()
+    with pytest.raises(GeneratorError, match="rank"):
+        Gaussian([layout()], rank=-1)
