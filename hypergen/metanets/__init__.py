@@ -6,7 +6,12 @@ from hypergen._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from hypergen.metanets.hyperparameter_search.deep_kernel import DeepKernelForecast
-    from hypergen.metanets.hyperparameter_search.sampler import WeightAwarePruner, WeightAwareSampler, report_weights
+    from hypergen.metanets.hyperparameter_search.sampler import (
+        WeightAwarePruner,
+        WeightAwareSampler,
+        earlier_step,
+        report_weights,
+    )
     from hypergen.metanets.hyperparameter_search.weight_features import WeightFeatures
     from hypergen.metanets.layers.edge_layer import EdgeLayer
     from hypergen.metanets.layers.incidences import Incidences, incidences_of

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from hypergen.symmetry.align.augmentation import augment
     from hypergen.symmetry.align.matching import match_weights
     from hypergen.symmetry.align.merging import Alignment, align_networks, interpolate
-    from hypergen.symmetry.align.stacked import align as align_stacked, permute_units
+    from hypergen.symmetry.align.stacked import align as align_stacked
+    from hypergen.symmetry.align.stacked import permute_units
     from hypergen.symmetry.parameter_graph import ParameterGraph
     from hypergen.symmetry.prune.importance import allocate, magnitude, most_important, random, taylor
     from hypergen.symmetry.prune.pruner import Pruned, Pruner

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from hypergen.errors import GeneratorError
 from hypergen.generators.conditions import numbers_of
+from hypergen.generators.example import GeneratorExample
 from hypergen.generators.registry import register_generator
 from hypergen.generators.tokens.statistics import TokenStatistics
 from hypergen.generators.zoo_generator import Condition, ZooGenerator
@@ -20,7 +22,9 @@ from hypergen.graph import ComputationalGraph
 class Gaussian(ZooGenerator):
     """Samples networks from a normal distribution with the zoo's mean, main directions and deviations.
 
-    Not a published method, but what each of them has to beat. With standardised weights ``z`` and a condition ``c``,
+    Low-rank and diagonal covariance as in Maddox et al., *A Simple Baseline for Bayesian Uncertainty in Deep Learning*,
+    2019 (SWAG, arXiv:1902.02476), over the networks of a zoo instead of the steps of one training: what every other zoo
+    generator has to beat. With standardised weights ``z`` and a condition ``c``,
     ``z ~ N(c B, Rᵀ R + diag(s²))``: ``B`` is ridge regression, ``R`` the ``rank`` principal directions of its
     residuals, and ``s`` what deviation these leave in each value.
 
@@ -39,6 +43,9 @@ class Gaussian(ZooGenerator):
     Raises:
         GeneratorError: There are no layouts, or the rank is negative.
     """
+
+    example_arguments = {"rank": 3, "code_size": 2, "token_size": 4}
+    example_condition = {"code": [0.0, 1.0]}
 
     def __init__(
         self,
@@ -61,6 +68,11 @@ class Gaussian(ZooGenerator):
             for name, shape in (("centre", (inputs,)), ("slope", (inputs, values)), ("directions", (rank, values))):
                 self.register_buffer(f"{name}_{number}", torch.zeros(shape))
             self.register_buffer(f"deviation_{number}", torch.ones(values))
+
+    @classmethod
+    def example(cls) -> GeneratorExample:
+        """A small generator; it has no parameters that gradients could reach."""
+        return replace(super().example(), differentiable=False)
 
     @property
     def condition_kinds(self) -> tuple[str, ...]:
