@@ -103,7 +103,8 @@ def initialize(
         example_inputs: What ``model(...)`` is called with. Worked out from the model where it tells, else from the
             first batch of ``calibrate``.
         diversify: ``"noise"``, ``"orthogonal"`` or ``"variance"``: change what was predicted for every weight but the
-            last layer's, for training to start from; see :func:`hypergen.api.diversify`. ``docs/results/initialisations.md`` has
+            last layer's, for training to start from; see :func:`hypergen.api.diversify`. The page
+            ``docs/results/initialisations.md`` has
             what each is worth.
         diversify_strength: Of its noise.
         seed: Of its noise.
