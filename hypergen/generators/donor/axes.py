@@ -1,4 +1,4 @@
-"""Where the indices of an axis come from when a network is made wider or narrower: the same for every axis of a group."""
+"""Where the indices of an axis come from when a network is made wider or narrower."""
 
 from __future__ import annotations
 

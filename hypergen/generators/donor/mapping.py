@@ -64,8 +64,8 @@ def map_parameters(
     pairs = match_layers(ours, theirs, depth)
     if not pairs:
         raise ParameterError(
-            f"{type(donor).__name__} is no donor for {type(target).__name__}: no operation with parameters is common to "
-            f"both. The target has {_operations(ours)}; the donor has {_operations(theirs)}."
+            f"{type(donor).__name__} is no donor for {type(target).__name__}: no operation with parameters is common "
+            f"to both. The target has {_operations(ours)}; the donor has {_operations(theirs)}."
         )
     mapper = Mapper(Side(target, ours), Side(donor, theirs), width, split, seed, double=verify)
     mapper.map(pairs)
