@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hypergen.api.comparison import FALLBACKS, Comparison, Start, compare_starts, largest_activation, mean_loss
 from hypergen.api.diversify import DIVERSIFICATIONS, last_weights
 from hypergen.api.diversify import diversify as diversified
+from hypergen.api.donor import Donor, initialize_from_donor
 from hypergen.api.probe import Arguments, probe_arguments, reason_against_running
 from hypergen.api.report import InitializationReport, _listed
 from hypergen.errors import GeneratorError, ParameterError, TraceError, UnknownNameError
@@ -26,19 +26,22 @@ from hypergen.functional import (
     expected_shapes,
     fit_ridge_head,
 )
+from hypergen.functional.snapshot import unchanged_after_errors
 from hypergen.generators import Generator, load_generator
+from hypergen.generators.donor import DonorMapping
 from hypergen.generators.generator import check_predictable
 from hypergen.graph import ComputationalGraph, trace
 from hypergen.graph.inputs import example_arguments
 
 __all__ = ["InitializationReport", "initialize", "predict_params"]
 
+GeneratorOrName = Generator | str | os.PathLike[str]
 HEADS = ("ridge",)
 
 
 def predict_params(
     model: nn.Module,
-    generator: Generator | str | os.PathLike[str] = "digits-ghn",
+    generator: GeneratorOrName = "digits-ghn",
     *,
     condition: Any = None,
     example_inputs: Any = None,
@@ -71,10 +74,15 @@ def predict_params(
         return _predicted(model, model, generator, condition, example_inputs)
 
 
+@overload
+def initialize(model: nn.Module, *, donor: Donor, **options: Any) -> DonorMapping: ...
+@overload
+def initialize(model: nn.Module, generator: GeneratorOrName = ..., **options: Any) -> InitializationReport: ...
 def initialize(
     model: nn.Module,
-    generator: Generator | str | os.PathLike[str] = "digits-ghn",
+    generator: GeneratorOrName = "digits-ghn",
     *,
+    donor: Donor | None = None,
     condition: Any = None,
     example_inputs: Any = None,
     diversify: str | None = None,
@@ -87,7 +95,8 @@ def initialize(
     num_classes: int | None = None,
     overwrite_frozen: bool = False,
     fallback: str = "default",
-) -> InitializationReport:
+    **donor_options: Any,
+) -> InitializationReport | DonorMapping:
     """Write predicted parameters into ``model``, in place and all or nothing.
 
     Its parameters stay the objects that they are, so an optimiser may be built before or after. After any error the
@@ -99,6 +108,8 @@ def initialize(
     Args:
         model: The target network.
         generator: A generator, or a name or path for :func:`load_generator`.
+        donor: A trained network, of any width and depth, to take parameters from in the place of a generator: a
+            module, a state dict, a file or a folder.
         condition: What else the generator's parameters depend on.
         example_inputs: What ``model(...)`` is called with. Worked out from the model where it tells, else from the
             first batch of ``calibrate``.
@@ -120,6 +131,8 @@ def initialize(
         fallback: What to do where the network's own start is better: ``"default"`` leaves the network's own values
             (calibrated, and with a solved head, as asked), ``"never"`` writes the prediction all the same, ``"error"``
             raises.
+        **donor_options: How a donor is mapped: ``donor_model``, ``width``, ``depth``, ``donor_inputs``, ``verify``; see
+            :func:`hypergen.api.donor.initialize_from_donor`.
 
     Returns:
         What was predicted, kept, tied, calibrated and solved; print it.
@@ -132,6 +145,23 @@ def initialize(
         TraceError: The model could not be run on example inputs.
         CheckpointError: The generator cannot be loaded.
     """
+    if donor is not None:
+        for option in ("condition", "diversify", "head_layer", "num_classes"):
+            if locals()[option] is not None:
+                raise GeneratorError(f"{option}= belongs to generators; a donor takes none. Leave it out.")
+        return initialize_from_donor(
+            model,
+            donor,
+            example_inputs=example_inputs,
+            calibrate=calibrate,
+            calibration_batches=calibration_batches,
+            head=head,
+            overwrite_frozen=overwrite_frozen,
+            seed=seed,
+            **donor_options,
+        )
+    if donor_options:
+        raise TypeError(f"initialize() takes no {', '.join(map(repr, donor_options))} without `donor=`.")
     if head is not None and head not in HEADS:
         raise UnknownNameError("head", head, HEADS)
     if head is not None and calibrate is None:
@@ -170,7 +200,7 @@ def initialize(
 
     preparation = _Preparation(model, batches, calibration_batches, head, head_layer, num_classes, frozen)
     reason = reason_against_running(model)
-    with _unchanged_after_errors(model) as restore:
+    with unchanged_after_errors(model) as restore:
         arguments: Arguments | None = None
         default, comparison = Start(), None
         if not reason:
@@ -369,32 +399,3 @@ def _solve_head(model: nn.Module, batches: Iterable[Any], head_layer: str | None
     except ParameterError as error:
         # The function's own `head=` is not this API's.
         raise ParameterError(str(error).replace("`head=`", "`head_layer=`")) from error
-
-
-@contextmanager
-def _unchanged_after_errors(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Give the model its old parameters and buffers back, as the same objects, if anything goes wrong.
-
-    Yields:
-        What gives them back, for those who go back on purpose.
-    """
-    members = [(module, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
-    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers()) if not tensor.is_meta}
-    saved = {key: tensor.detach().clone() for key, tensor in tensors.items()}
-
-    def restore() -> None:
-        with torch.no_grad():
-            for key, tensor in tensors.items():
-                if not torch.equal(tensor, saved[key]):
-                    tensor.copy_(saved[key])
-        for module, parameters, buffers in members:
-            now = {**module._parameters, **module._buffers}
-            for name, value in (*parameters.items(), *buffers.items()):
-                if now.get(name) is not value:
-                    setattr(module, name, value)
-
-    try:
-        yield restore
-    except BaseException:
-        restore()
-        raise

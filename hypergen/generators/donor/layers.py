@@ -85,7 +85,8 @@ def _layer(
     kind = "linear" if op in _PRODUCTS else op
     if op.startswith("conv") and grouping == "dense" and all(size == 1 for size in main[2:]):
         kind = "linear"
-    direction = (rows > columns) - (rows < columns) if len(main) > 1 and grouping == "dense" else 0
+    widths = len(main) > 1 and grouping == "dense" and op != "embedding"  # a table has as many rows as there are tokens
+    direction = (rows > columns) - (rows < columns) if widths else 0
     stride = "" if kind == "linear" else str(attributes.get("stride", ""))
     roles = tuple(sorted(role for role in tensors if role in ("weight", "bias")))
     settings = (roles, stride, grouping, direction, meets)

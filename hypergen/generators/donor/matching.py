@@ -70,7 +70,8 @@ def match_layers(target: ComputationalGraph, donor: ComputationalGraph, depth: D
                     mine, its = runs_ours[i][unit], runs_theirs[j][unit]
                     size = len(unit)
                     worth = mine * sum(_similarity(ours[i + k], theirs[j + k]) for k in range(size))
-                    choices.append((best[i + mine * size][j + its * size] + worth + 0.01, (mine, its, size)))
+                    worth += 0.01 - _SKIP / 2 * size * abs(mine - its)
+                    choices.append((best[i + mine * size][j + its * size] + worth, (mine, its, size)))
             if choices:
                 best[i][j], step[i][j] = max(choices)
     return _read(ours, theirs, step, depth)
