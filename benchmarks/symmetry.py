@@ -3,15 +3,22 @@
 Every network runs in float64 with random parameters, running statistics and inputs, before and after two random
 elements of its group; then three of its groups are broken, which has to show. ``python -m benchmarks.symmetry --suite
 all`` prints a line per failure and per operation without a rule, a table, and as its last line the figures as JSON.
+``--fuzz 5000`` verifies so many random small networks instead (:mod:`benchmarks.sweeps.random_graphs`).
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
+from rich.progress import track
+
+import hypergen
 from benchmarks.sweeps.network_sweep import built_and_traced, counted_outputs, one_line, run_sweep
+from benchmarks.sweeps.random_graphs import RandomNetwork
 from benchmarks.trace_suites import Case
 from hypergen.evaluation.results import Results, Row
 from hypergen.symmetry.verify import Verification, permuted_share
@@ -111,7 +118,52 @@ def rows_of(suite: str, networks: Sequence[Verified]) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> Results:
     """Verify the networks, print a line per failure, the table and, last, its JSON."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--fuzz", type=int, metavar="COUNT")
+    parser.add_argument("--first-seed", type=int, default=0)
+    options, rest = parser.parse_known_args(arguments)
+    if options.fuzz:
+        return _fuzz(range(options.first_seed, options.first_seed + options.fuzz))
     return run_sweep("symmetry", __doc__, verify, _skipped, rows_of, arguments)
+
+
+def verify_random(seed: int) -> Verified:
+    """Verify one random network; what it fails in names its seed."""
+    network = RandomNetwork(seed)
+    result = Verified(f"seed {seed}")
+    start = time.perf_counter()
+    symmetry = hypergen.trace(network, network.example, both_modes=False).symmetry()
+    result.seconds = time.perf_counter() - start
+    result.groups, result.wreath = len(symmetry.groups), sum(bool(group.parents) for group in symmetry.groups)
+    result.share, result.unsupported = permuted_share(symmetry), symmetry.unsupported
+    if symmetry.groups:
+        verification = Verification(network, network.example)
+        result.error = max(verification.error(symmetry, symmetry.sample(verification.generator)) for _ in range(2))
+        result.least_change = verification.least_change(symmetry)
+    if not result.error <= TOLERANCE:
+        result.failure = f"an element of the group changes the output by {result.error:.1e}"
+    return result
+
+
+def _fuzz(seeds: range) -> Results:
+    networks = []
+    for seed in track(seeds, "Verifying random networks", transient=True):
+        networks.append(verify_random(seed))
+        if networks[-1].failure:
+            print(f"WRONG {networks[-1].case}: {networks[-1].failure}", flush=True)
+    rows = [
+        Row("fuzzed_networks", len(networks)),
+        Row("fuzzed_wrong", sum(bool(network.failure) for network in networks), aim=0, better="lower"),
+        Row("fuzzed_error_max", max(n.error for n in networks), n=len(networks), aim=TOLERANCE, better="lower"),
+        Row("fuzzed_with_groups", sum(network.groups > 0 for network in networks)),
+        Row("fuzzed_with_groups_that_vary", sum(network.wreath > 0 for network in networks)),
+        Row("fuzzed_groups", sum(network.groups for network in networks)),
+        Row.from_values("fuzzed_permuted_axes_share", [network.share for network in networks]),
+    ]
+    results = Results("symmetry_fuzz", seeds.start, tuple(rows), {"seeds": [seeds.start, seeds.stop]})
+    results.print_table(Console())
+    print(results.to_json())
+    return results
 
 
 def _skipped(name: str, reason: str) -> Verified:

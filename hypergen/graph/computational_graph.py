@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hypergen.errors import TraceError
 from hypergen.graph.calls import Calls
+from hypergen.graph.parameter_spec import UNUSED, ParameterSpec, axis_roles, with_groups
 from hypergen.graph.vocabulary import has_own_type
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class ComputationalGraph:
         further_passes: The calls of passes that took another way: in training mode, or with branches on data decided
             otherwise. The symmetry leaves them unchanged, too.
         tracing_mode: What the network was run on.
+        parameter_dtypes: Name → data type of the parameter.
     """
 
     nodes: tuple[OpNode, ...]
@@ -84,11 +86,36 @@ class ComputationalGraph:
     calls: Calls | None = field(default=None, repr=False)
     further_passes: tuple[Calls, ...] = field(default=(), repr=False)
     tracing_mode: TracingMode = TracingMode.META
+    parameter_dtypes: Mapping[str, torch.dtype] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         """Summarise the graph in one line."""
         numbers = f"{len(self.nodes)} nodes, {self.edges.shape[1]} edges, {len(self.parameter_shapes)} parameters"
         return f"ComputationalGraph({numbers}, {len(self.unused_parameters)} unused)"
+
+    @cached_property
+    def parameters(self) -> Mapping[str, ParameterSpec]:
+        """Name → what is known of the parameter, tied ones once, in the order of registration."""
+        specs = {}
+        for name, shape in self.parameter_shapes.items():
+            number, role = self.readers.get(name, (-1, name.rpartition(".")[2]))
+            node = self.nodes[number] if number >= 0 else OpNode(UNUSED)
+            axes = axis_roles(node.op, role, len(shape))
+            blocks = int(node.attributes.get("groups", 1))
+            dtype = self.parameter_dtypes.get(name)
+            specs[name] = ParameterSpec(name, shape, dtype, node.op, role, number, axes, (), blocks)
+        return specs
+
+    def parameter_specs(self, groups: bool = False) -> Mapping[str, ParameterSpec]:
+        """:attr:`parameters`, with the permutation groups of whole axes filled in where they are asked for.
+
+        Args:
+            groups: Whether to work out the symmetry.
+
+        Raises:
+            TraceError: Groups are asked for and the graph was not traced.
+        """
+        return with_groups(self.parameters, self.symmetry().simple_groups) if groups else self.parameters
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[int, str]]:
@@ -128,6 +155,7 @@ class ComputationalGraph:
             self.calls,
             self.further_passes,
             self.tracing_mode,
+            self.parameter_dtypes,
         )
 
     def shortest_paths(self, cutoff: int = 50) -> Tensor:

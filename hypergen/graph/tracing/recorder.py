@@ -348,6 +348,7 @@ class Recorder(TorchFunctionMode):
             self.inventory.tied,
             outputs,
             calls=self.log.finish(own, buffers, result),
+            parameter_dtypes={name: parameter.dtype for name, parameter in parameters.items()},
         )
 
 
