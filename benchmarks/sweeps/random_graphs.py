@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 SIZES = (2, 3, 4, 6, 8, 12)
 _MOST_ELEMENTS = 3000
+_MOST_READ = 4
 Step = Callable[["RandomNetwork", list[Tensor]], "Tensor | list[Tensor]"]
 
 
@@ -46,7 +47,10 @@ class RandomNetwork(nn.Module):
                 number = max(len(values) - 1 - int(self.random.expovariate(0.7)), 1)
                 if self._add(make, values, values[number]):
                     break
-        self._add(_head, values, values[-1])
+        steps = len(self.steps)
+        for value in values[1:][-_MOST_READ:]:
+            self._add(_head, values, value)
+        self.heads = len(self.steps) - steps
 
     def _add(self, make: Callable[..., Step | None], values: list[Tensor], value: Tensor) -> bool:
         count = len(self.tables)
@@ -79,13 +83,13 @@ class RandomNetwork(nn.Module):
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, dtype=torch.float64, generator=self.generator)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run all steps; the last one's tensor is the output."""
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Run all steps; the outputs are what the heads make of the last tensors."""
         values = [x]
         for step in self.steps:
             result = step(self, values)
             values += result if isinstance(result, list) else [result]
-        return values[-1]
+        return tuple(values[-self.heads :])
 
     def __repr__(self) -> str:
         """The steps, a line each."""
