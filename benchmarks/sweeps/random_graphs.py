@@ -110,6 +110,36 @@ def _linear_there(net: RandomNetwork, values: list[Tensor], i: int) -> Step:
     return lambda n, v: v[i] + F.linear(torch.relu(F.linear(v[i], n.tables[one], n.tables[bias])), n.tables[two])
 
 
+def _rearranged_residual(net: RandomNetwork, values: list[Tensor], i: int) -> Step | None:
+    """A sum with what is computed along one axis and comes back with its elements in another order."""
+    dims = values[i].dim()
+    if dims < 3:
+        return None
+    dim = net.random.randrange(1, dims)
+    size = values[i].shape[dim]
+    inner = net.random.choice((size, size, *SIZES))
+    one, two = net.table(inner, size), net.table(size, inner)
+    bias = net.table(size)
+    order = list(range(1, dims))
+    net.random.shuffle(order)
+    straight = net.random.random() < 0.3
+
+    def forward(n: RandomNetwork, v: list[Tensor]) -> Tensor:
+        moved = v[i].movedim(dim, -1)
+        hidden = torch.relu(F.linear(moved, n.tables[one])) if inner != size else moved
+        out = F.linear(hidden, n.tables[two], n.tables[bias]).movedim(-1, dim)
+        return v[i] + (out if straight else out.permute(0, *order).reshape(v[i].shape))
+
+    return forward
+
+
+def _linear_at(net: RandomNetwork, values: list[Tensor], i: int) -> Step:
+    """A linear layer along any axis, with which later ones see channels before positions."""
+    dim, outs = net.random.randrange(1, values[i].dim()), net.random.choice((*SIZES, 16))
+    weight, bias = net.table(outs, values[i].shape[dim]), net.table(outs)
+    return lambda n, v: torch.relu(F.linear(v[i].movedim(dim, -1), n.tables[weight], n.tables[bias])).movedim(-1, dim)
+
+
 def _grouped(net: RandomNetwork, values: list[Tensor], i: int) -> Step | None:
     if values[i].dim() != 3:
         return None
@@ -383,7 +413,8 @@ def _head(net: RandomNetwork, values: list[Tensor], i: int) -> Step:
 
 
 _CHOICES = {
-    _linear: 3, _linear_there: 2, _grouped: 2, _einsum: 2, _attention: 1.5, _reshape: 2, _merge: 1.5, _split_axis: 2,
+    _linear: 3, _linear_there: 2, _rearranged_residual: 3, _linear_at: 2,
+    _grouped: 2, _einsum: 2, _attention: 1.5, _reshape: 2, _merge: 1.5, _split_axis: 2,
     _permute: 2, _as_shape_of: 2, _cut: 1.5, _join: 1.5, _reduce: 1, _gate: 1, _normalise: 1.5, _pointwise: 2,
     _with_table: 1.5, _product: 1.5, _pick: 0.7, _repeat: 1, _glu: 0.7, _shuffle: 0.7,
 }  # fmt: skip
