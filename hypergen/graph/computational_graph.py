@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from hypergen.errors import TraceError
 from hypergen.graph.calls import Calls
 from hypergen.graph.parameter_spec import UNUSED, ParameterSpec, axis_roles, with_groups
-from hypergen.graph.vocabulary import has_own_type
+from hypergen.graph.vocabulary import OPERATIONS, has_own_type
 
 if TYPE_CHECKING:
     from hypergen.symmetry import Symmetry
@@ -126,6 +126,28 @@ class ComputationalGraph:
     def unknown_operations(self) -> Mapping[str, int]:
         """Operations that have no type of their own in the vocabulary and share one embedding → how many there are."""
         return Counter(node.op for node in self.nodes if not has_own_type(node))
+
+    def to_pyg(self) -> Any:
+        """The graph as ``torch_geometric.data.Data``.
+
+        Returns:
+            ``x`` ``[num_nodes, 1]``: the operations' numbers in the vocabulary; ``edge_index`` ``[2, num_edges]``.
+            :meth:`from_pyg` leads back.
+        """
+        from hypergen.graph.pyg import graph_data  # torch_geometric takes seconds to import.
+
+        facts = ("parameter_shapes", "unused_parameters", "tied_parameters", "outputs")
+        return graph_data(
+            [{each.name: getattr(node, each.name) for each in fields(node)} for node in self.nodes],
+            [OPERATIONS.index(node.op) if node.op in OPERATIONS else len(OPERATIONS) for node in self.nodes],
+            self.edges,
+            {name: getattr(self, name) for name in facts},
+        )
+
+    @classmethod
+    def from_pyg(cls, data: Any) -> ComputationalGraph:
+        """The computational graph of what :meth:`to_pyg` gave, but for the traced calls that symmetry is read from."""
+        return cls(tuple(OpNode(**node) for node in data.nodes), data.edge_index.clone(), **data.facts)
 
     def without(self, ops: Collection[str]) -> ComputationalGraph:
         """The graph with parameter-free nodes of these operations contracted: their inputs feed their outputs."""

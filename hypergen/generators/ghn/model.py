@@ -18,6 +18,7 @@ from hypergen.generators.ghn.layout import matrix_views
 from hypergen.generators.ghn.low_rank_decoder import LowRankDecoder
 from hypergen.generators.ghn.node_features import NodeFeatures
 from hypergen.generators.ghn.parametrization import Parametrization
+from hypergen.generators.ghn.pyg_encoder import PyGEncoder
 from hypergen.generators.ghn.slots import SITES
 from hypergen.generators.registry import register_generator
 from hypergen.graph import ComputationalGraph, trace
@@ -37,13 +38,14 @@ class GraphHypernetwork(Generator):
     et al., 2024, arXiv:2405.16287), each with ``parametrization="plain"``.
 
     Args:
-        encoder: ``"graphormer"``, ``"gated_gnn"`` or ``"none"`` (every node by itself).
+        encoder: ``"graphormer"``, ``"gated_gnn"``, ``"none"`` (every node by itself), or a model of torch_geometric
+            by name, such as ``"pyg:GPS"`` or ``"pyg:GIN"`` (:class:`PyGEncoder`).
         decoder: ``"low_rank"`` or ``"conv"``.
         parametrization: ``"plain"``, ``"unit_variance"``, ``"magnitude_invariant"`` or ``"anchored"``.
         hidden: Width of the node states; the heads read twice as many.
         reach: How far around itself a node sees before the encoder, in hops.
-        layers: Layers of the Graphormer.
-        heads: Attention heads of the Graphormer; they divide ``hidden``.
+        layers: Layers of the Graphormer or of torch_geometric's model.
+        heads: Attention heads of either; they divide ``hidden``.
         rank: Rank of what the low-rank decoder predicts.
         steered_rank: How much of the rank a node steers by a full matrix.
         width: Channels of the learned tables; wider networks are served with repeated rows under other signs.
@@ -80,11 +82,14 @@ class GraphHypernetwork(Generator):
         vocabulary: int = len(OPERATIONS),
     ) -> None:
         super().__init__()
-        _known("encoder", encoder, ENCODERS)
+        if not encoder.startswith("pyg:"):
+            _known("encoder", encoder, (*ENCODERS, "pyg:NAME"))
         _known("decoder", decoder, DECODERS)
         self.node_features = NodeFeatures(hidden, reach, vocabulary)
-        if encoder == "graphormer":
-            self.encoder: nn.Module | None = Graphormer(hidden, layers, heads)
+        if encoder.startswith("pyg:"):
+            self.encoder: nn.Module | None = PyGEncoder(encoder.removeprefix("pyg:"), hidden, layers, heads)
+        elif encoder == "graphormer":
+            self.encoder = Graphormer(hidden, layers, heads)
         else:
             self.encoder = GatedGNN(hidden) if encoder == "gated_gnn" else None
         self.site = nn.Embedding(len(SITES), hidden)
