@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from hypergen.architectures.architecture import Architecture
     from hypergen.architectures.by_name import build_model
     from hypergen.architectures.families import known_families
+    from hypergen.architectures.idiom_space import IdiomSpace, MixedSpace
     from hypergen.architectures.image_classifiers import ImageClassifierSpace
     from hypergen.architectures.language_models import LanguageModelSpace, language_model_split
     from hypergen.architectures.split_files import SPLITS, Space, TrainingStream, load_split, load_split_space

@@ -13,6 +13,7 @@ from hypergen.architectures.architecture import Architecture
 from hypergen.architectures.families.conv_nets import ConvNet
 from hypergen.architectures.families.dense_net import DenseNet
 from hypergen.architectures.families.token_nets import Mixer, VisionTransformer
+from hypergen.architectures.idioms import IDIOM_FAMILIES
 
 
 class Cost(NamedTuple):
@@ -22,7 +23,7 @@ class Cost(NamedTuple):
     multiply_adds: int
 
 
-class _WithoutInitialisation(TorchFunctionMode):
+class without_initialisation(TorchFunctionMode):  # noqa: N801  (a context, as torch.no_grad)
     """Leaves new parameters as they are: random numbers on the meta device go through slow Python code."""
 
     # What is called inside one of these functions does not come here, so each is named.
@@ -52,7 +53,9 @@ def network_cost(architecture: Architecture) -> Cost:
     A weight works once per position of the map (or token) it is applied at; the attention's products of tokens with
     tokens are left out: at the sizes of these spaces they are few.
     """
-    with _WithoutInitialisation(), torch.device("meta"), torch.no_grad():
+    if architecture.family in IDIOM_FAMILIES:
+        return _measured_cost(architecture)
+    with without_initialisation(), torch.device("meta"), torch.no_grad():
         network = architecture.build()
     parameters = _count(network.parameters())
     if isinstance(network, (ConvNet, DenseNet)):
@@ -68,6 +71,28 @@ def network_cost(architecture: Architecture) -> Cost:
         mixing = _count(parameter for name, parameter in network.blocks.named_parameters() if ".token_mixing." in name)
         return Cost(parameters, mixing * network.head.in_features + (parameters - mixing) * network.tokens)
     return Cost(parameters, parameters)
+
+
+def _measured_cost(architecture: Architecture) -> Cost:
+    """Run a network on one image: a weight works once per position of its layer's output.
+
+    Real tensors, because shapes of many operations on the meta device are worked out by slow Python code.
+    """
+    total = 0
+
+    def count(module: nn.Module, arguments: Any, output: Any) -> None:
+        nonlocal total
+        output = output[0] if isinstance(output, tuple) else output
+        channels = getattr(module, "out_channels", output.shape[-1])
+        total += _count(module.parameters(recurse=False)) * max(output.numel() // max(channels, 1), 1)
+
+    with without_initialisation(), torch.no_grad():
+        network = architecture.build().eval()
+        for module in network.modules():
+            if next(module.parameters(recurse=False), None) is not None:
+                module.register_forward_hook(count)
+        network(torch.zeros_like(architecture.example_inputs(), device="cpu"))
+    return Cost(_count(network.parameters()), total)
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:

@@ -13,6 +13,7 @@ from hypergen.architectures.families.dense_net import DenseNet
 from hypergen.architectures.families.gpt import GPT
 from hypergen.architectures.families.mlp import MLP
 from hypergen.architectures.families.token_nets import Mixer, VisionTransformer
+from hypergen.architectures.idioms import IDIOM_FAMILIES
 
 _IMAGE_CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
@@ -27,7 +28,7 @@ _IMAGE_CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "mixer": Mixer,
     "vit": VisionTransformer,
 }
-_FAMILIES: dict[str, Callable[..., nn.Module]] = {**_IMAGE_CLASSIFIERS, "gpt": GPT}
+_FAMILIES: dict[str, Callable[..., nn.Module]] = {**_IMAGE_CLASSIFIERS, **IDIOM_FAMILIES, "gpt": GPT}
 
 
 def known_families() -> list[str]:

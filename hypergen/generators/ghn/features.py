@@ -28,7 +28,7 @@ class GraphFeatures:
     Attributes:
         operations: Operation numbers, ``[num_nodes]``, int64: the place in the vocabulary, its length for all others.
         attributes: Sizes and settings, ``[num_nodes, NUM_ATTRIBUTES]``, float32, about unit range.
-        distances: Shortest-path lengths, ``[num_nodes, num_nodes]``, int64; -1 where there is no path.
+        distances: Shortest-path lengths, ``[num_nodes, num_nodes]``, int8; -1 where there is no path.
         slot_nodes: The node of each slot, ``[num_slots]``, int64.
         slot_sites: The site of each slot, ``[num_slots]``, int64.
         slots: The parameters to be predicted.
@@ -64,7 +64,7 @@ def graph_features(graph: ComputationalGraph) -> GraphFeatures:
     return GraphFeatures(
         torch.tensor([number.get(node.op, len(OPERATIONS)) for node in graph.nodes]),
         _attributes(graph, slots),
-        graph.shortest_paths(PATH_CUTOFF).long(),
+        graph.shortest_paths(PATH_CUTOFF).to(torch.int8),
         torch.tensor([slot.node for slot in slots], dtype=torch.int64),
         torch.tensor([SITES.index(slot.site) for slot in slots], dtype=torch.int64),
         slots,

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from hypergen.architectures import Architecture, Space, TrainingStream, load_split, load_split_space
+from hypergen.architectures.cost import without_initialisation
 from hypergen.data import ImageDataModule, TextDataModule
 from hypergen.functional.processes import outlive_signals
 from hypergen.generators.ghn.features import GraphFeatures, graph_features
@@ -57,7 +58,7 @@ class MetaBatch:
 
 def trace_architecture(architecture: Architecture) -> TracedArchitecture:
     """Build on the meta device, trace and describe."""
-    with torch.device("meta"):
+    with without_initialisation(), torch.device("meta"):
         network = architecture.build()
     return TracedArchitecture(architecture, graph_features(trace(network, architecture.example_inputs())))
 

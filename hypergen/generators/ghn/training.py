@@ -9,8 +9,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hypergen.architectures import Architecture
+from hypergen.architectures.cost import without_initialisation
 from hypergen.data import ImageDataModule, TextDataModule
 from hypergen.data.task import LANGUAGE_MODELLING, Task
 from hypergen.functional.moving_average import MovingAverage
@@ -18,6 +20,9 @@ from hypergen.functional.precision import can_fuse
 from hypergen.generators.ghn.features import GraphFeatures, batch_graphs
 from hypergen.generators.ghn.meta_batches import MetaBatch, TracedArchitecture
 from hypergen.generators.ghn.model import GraphHypernetwork
+
+
+_PADDING, _FEW_NODES = 1.3, 16  # Graphs are padded to less than this many times their nodes, and these besides.
 
 
 class GraphHypernetworkTraining(pl.LightningModule):
@@ -83,7 +88,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
         for number, traced in batch.traced.items():
             self._targets[number] = _Target(traced.architecture, traced.features, self.device)
         targets = [self._targets[number] for number in batch.numbers]
-        predicted = self.generator(batch_graphs([target.features for target in targets], self.device))
+        predicted = self._predict([target.features for target in targets])
         losses, metrics, gradients = [], [], []
         for target, flat, chosen in zip(targets, predicted, torch.from_numpy(batch.samples), strict=True):
             inputs, labels = self._samples("train", chosen)
@@ -101,6 +106,21 @@ class GraphHypernetworkTraining(pl.LightningModule):
         self.log("train/skipped", float(self.skipped), prog_bar=True, reduce_fx="sum", sync_dist=True)
         weighted = [self._clipped(gradient) / len(targets) for gradient in gradients]
         return _WithGradients.apply(torch.tensor(loss, device=self.device), weighted, *predicted)
+
+    def _predict(self, graphs: Sequence[GraphFeatures]) -> list[Tensor]:
+        """The flat parameters of each graph, predicted together with those of about its size: all are padded alike."""
+        order = sorted(range(len(graphs)), key=lambda i: len(graphs[i].operations))
+        groups: list[list[int]] = []
+        for i in order:
+            if groups and len(graphs[i].operations) <= _PADDING * len(graphs[groups[-1][0]].operations) + _FEW_NODES:
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+        predicted: dict[int, Tensor] = {}
+        for group in groups:
+            batch = batch_graphs([graphs[i] for i in group], self.device)
+            predicted.update(zip(group, self.generator(batch), strict=True))
+        return [predicted[i] for i in range(len(graphs))]
 
     def _noisy(self, images: Tensor, step: int, chosen: Tensor) -> Tensor:
         if not self.image_noise:
@@ -151,16 +171,19 @@ class _Target:
     """One network, on the meta device, with buffers to run it."""
 
     def __init__(self, architecture: Architecture, features: GraphFeatures, device: torch.device) -> None:
-        with torch.device("meta"):
-            self.module = architecture.build().train()
-        for module in self.module.modules():
-            if isinstance(module, nn.Dropout):
-                module.eval()
+        with without_initialisation():
+            network = architecture.build()
+        # Training mode uses the statistics of the batch; the running ones are written and never read. Other buffers
+        # are tables of positions, masks and indices. Everything else, dropout above all, is in evaluation mode.
+        network.eval()
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.train()
         self.features = features
-        names = [name for name, _ in self.module.named_parameters(remove_duplicate=False)]
-        self.tied = len(names) != len(list(self.module.parameters()))
-        # Training mode uses the statistics of the batch; the running ones are written and never read.
-        self.buffers = {name: torch.zeros_like(b, device=device) for name, b in self.module.named_buffers()}
+        names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
+        self.tied = len(names) != len(list(network.parameters()))
+        self.buffers = {name: buffer.to(device) for name, buffer in network.named_buffers()}
+        self.module = network.to("meta")
 
     def logits(self, flat: Tensor, inputs: Tensor) -> Tensor:
         parameters = self.features.layout.unflatten(flat)

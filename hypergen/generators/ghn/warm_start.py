@@ -1,0 +1,44 @@
+"""Graph hypernetworks that start from the weights of another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hypergen.errors import GeneratorError
+from hypergen.generators.ghn.model import GraphHypernetwork
+
+
+def warm_started(source: str, **changes: Any) -> GraphHypernetwork:
+    """A graph hypernetwork with the weights of another one, whose arguments may differ where shapes allow it.
+
+    Args:
+        source: What :func:`hypergen.load_generator` takes.
+        changes: Arguments that differ from the source's. A larger ``vocabulary`` keeps the embeddings that there are;
+            those of further operations start from that of unknown ones.
+
+    Raises:
+        GeneratorError: The source is no graph hypernetwork, or a weight of the new one has another shape.
+    """
+    from hypergen.generators.factory import load_generator
+
+    earlier = load_generator(source)
+    if not isinstance(earlier, GraphHypernetwork):
+        raise GeneratorError(f"{source!r} is a {type(earlier).__name__}; expected a GraphHypernetwork to start from")
+    generator = GraphHypernetwork(**{**earlier.config, **changes})
+    weights = earlier.state_dict()
+    own = generator.state_dict()
+    embedding = "node_features.operation.weight"
+    missing = len(own[embedding]) - len(weights[embedding])
+    if missing > 0:
+        unknown = weights[embedding][-1:]
+        weights[embedding] = torch.cat([weights[embedding][:-1], unknown.expand(missing + 1, -1)])
+    wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    if wrong:
+        raise GeneratorError(
+            f"{source!r} can't be continued with {changes}: {wrong[0]!r} needs the shape {tuple(own[wrong[0]].shape)}; "
+            "leave out the arguments that change shapes"
+        )
+    generator.load_state_dict(weights)
+    return generator
