@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hypergen.architectures.idioms.layers import activation, channel_attention, conv, gain, groups_of, map_norm
+from hypergen.architectures.idioms.layers import (
+    ScaledStandardisedConv2d,
+    activation,
+    channel_attention,
+    conv,
+    gain,
+    groups_of,
+    map_norm,
+)
 
 BLOCKS = (
     "basic",
@@ -105,7 +113,7 @@ def _body(
         ]
     inner = expansion * width
     if block == "inverted":
-        expand = conv_norm_act(width, inner, 1, norm, act) if expansion > 1 else []
+        expand = list(conv_norm_act(width, inner, 1, norm, act)) if expansion > 1 else []
         return [
             *expand,
             *conv_norm_act(inner, inner, kernel_size, norm, act, stride, inner),
@@ -115,7 +123,7 @@ def _body(
         return [*conv_norm_act(width, inner, 3, norm, act, stride), *conv_norm_act(inner, out, 1, norm, None)]
     return [
         *conv_norm_act(width, width, kernel_size, norm, act, stride, width),
-        *conv_norm_act(width, out, 1, norm, None if block == "separable_linear" else act),
+        *conv_norm_act(width, out, 1, norm, act),
     ]
 
 
@@ -206,8 +214,8 @@ class BranchedBlock(nn.Module):
 
     Args:
         block: ``"ghost"`` (half by a 1×1 convolution, half depthwise from it; Han et al., 2020, arXiv 1911.11907),
-            ``"fire"`` (squeeze, then 1×1 beside 3×3; Iandola et al., 2016, arXiv 1602.07360), ``"inception"`` (1×1, 3×3,
-            5×5 and pooling; Szegedy et al., 2015, arXiv 1409.4842), ``"dense"`` (appends to its input).
+            ``"fire"`` (squeeze, then 1×1 beside 3×3; Iandola et al., 2016, arXiv 1602.07360), ``"inception"`` (1×1,
+            3×3, 5×5 and pooling; Szegedy et al., 2015, arXiv 1409.4842), ``"dense"`` (appends to its input).
         width: Channels of the input.
         out: Channels of the output.
         stride: Of a pooling before the block; 1 for none.
@@ -257,7 +265,7 @@ class BranchedBlock(nn.Module):
 
 
 class SplitBlock(nn.Module):
-    """A cross-stage partial block: one half of the channels passes through a residual body (CSPNet, arXiv 1911.11929)."""
+    """A cross-stage partial block: half of the channels pass through a residual body (CSPNet, arXiv 1911.11929)."""
 
     def __init__(self, width: int, out: int, stride: int, norm: str, act: str) -> None:
         super().__init__()
@@ -288,8 +296,6 @@ class NormFreeBlock(nn.Module):
 
     def __init__(self, block: str, width: int, out: int, stride: int, act: str) -> None:
         super().__init__()
-        from hypergen.architectures.idioms.layers import ScaledStandardisedConv2d
-
         self.block = block
         self.act1, self.act2 = activation(act), activation(act)
         self.shortcut = Shortcut("conv_without_norm", width, out, stride, "none")

@@ -106,8 +106,8 @@ class TutorialCNN(nn.Module):
         per_stage: Convolutions of each stage.
         kernel_size: Of the convolutions.
         padded: Whether convolutions keep the map's size; without, where it allows.
-        pooling: One of :data:`POOLINGS`, behind each stage while the map is larger than a pixel; ``"stride"`` strides in
-            the stage's last convolution.
+        pooling: One of :data:`POOLINGS`, behind each stage while the map is larger than a pixel; ``"stride"`` strides
+            in the stage's last convolution.
         norm: A name in :data:`~hypergen.architectures.idioms.layers.MAP_NORMS`.
         order: One of :data:`ORDERS`, behind each convolution.
         activation_name: Of the whole network.
@@ -168,9 +168,7 @@ class TutorialCNN(nn.Module):
                 layers.append(nn.Dropout2d(0.1))
         self.features = nn.Sequential(*layers)
         rate = 0.25 if dropout in ("head", "both") else 0.0
-        self.classifier = Head(
-            head, width, size, num_classes, head_layers, head_hidden, activation_name, norm, rate
-        )
+        self.classifier = Head(head, width, size, num_classes, head_layers, head_hidden, activation_name, norm, rate)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``[batch, channels, height, width]`` to logits ``[batch, num_classes]``."""

@@ -101,7 +101,8 @@ def draw_transformer(draw: Draw) -> dict[str, Any]:
             "feed_forward_kind": draw.pick("feed_forward", "mlp", 0.4),
             "gains": draw.pick("gains", "none", 0.6),
             "bias": rng.random() < 0.7,
-            "causal": "causal" in draw.enabled.get("mask", ()) and (len(draw.enabled["mask"]) == 1 or rng.random() < 0.1),
+            "causal": "causal" in draw.enabled.get("mask", ())
+            and (len(draw.enabled["mask"]) == 1 or rng.random() < 0.1),
         }
         if config["projection"] == "multihead" and config["place"] in ("inner", "query_key"):
             config["place"] = "pre"

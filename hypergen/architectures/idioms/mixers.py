@@ -33,7 +33,8 @@ class TokenMixing(nn.Module):
         self.spelling = spelling
         self.act = activation(activation_name)
         if spelling == "transposed":
-            self.fc1, self.fc2 = nn.Linear(tokens, hidden), nn.Linear(hidden, tokens)
+            self.fc1: nn.Module = nn.Linear(tokens, hidden)
+            self.fc2: nn.Module = nn.Linear(hidden, tokens)
         elif spelling == "conv1d":
             self.fc1, self.fc2 = nn.Conv1d(tokens, hidden, 1), nn.Conv1d(hidden, tokens, 1)
         elif spelling == "einsum":
@@ -248,7 +249,7 @@ class MapMixerBlock(nn.Module):
 
 
 class MapMixer(nn.Module):
-    """PoolFormer, ConvMixer, ConvNeXt and their relatives: patches as a map, blocks in one or two stages, a pooled head.
+    """PoolFormer, ConvMixer, ConvNeXt and their relatives: patches as a map, one or two stages, a pooled head.
 
     Args:
         image_size: Height and width of the images.

@@ -123,9 +123,7 @@ class Transformer(nn.Module):
             blocks = [
                 Block(
                     width,
-                    SelfAttention(
-                        width, heads, tokens, projection, mixing, bias, positions, causal, inner, inner_norm
-                    ),
+                    SelfAttention(width, heads, tokens, projection, mixing, bias, positions, causal, inner, inner_norm),
                     feed_forward(feed_forward_kind, width, hidden, activation_name, norm),
                     place,
                     norm,
@@ -176,7 +174,7 @@ class Recurrent(nn.Module):
         width: Hidden units (of each direction).
         depth: Layers.
         cell: ``"lstm"``, ``"gru"``, ``"rnn"`` or ``"rnn_relu"``.
-        patches: ``"none"`` for raw rows of pixels, or what :class:`~hypergen.architectures.idioms.tokens.Patches` takes.
+        patches: ``"none"`` for raw rows of pixels, or as in :class:`~hypergen.architectures.idioms.tokens.Patches`.
         patch_size: Side of a patch.
         bidirectional: Whether a second pass runs backwards.
         pooling: ``"hidden"`` for the last state that the layer returns, or what

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hypergen.architectures import Architecture
@@ -20,7 +20,6 @@ from hypergen.functional.precision import can_fuse
 from hypergen.generators.ghn.features import GraphFeatures, batch_graphs
 from hypergen.generators.ghn.meta_batches import MetaBatch, TracedArchitecture
 from hypergen.generators.ghn.model import GraphHypernetwork
-
 
 _PADDING, _FEW_NODES = 1.3, 16  # Graphs are padded to less than this many times their nodes, and these besides.
 
