@@ -26,8 +26,8 @@ class IdiomSpace:
         channels: Channels of the images.
         num_classes: Number of logits.
         idioms: Names in :data:`~hypergen.architectures.idioms.draws.IDIOMS`, ``"family/axis/value"``, or their
-            beginnings; None for all. Families of which none is named are not drawn; an axis of which none is named keeps its plain
-            value.
+            beginnings; None for all. Families of which none is named are not drawn; an axis of which none is named
+            keeps its plain value.
         max_parameters: The largest network.
         min_parameters: The smallest network.
         max_multiply_adds: Per image; None for 30,000 per pixel.
