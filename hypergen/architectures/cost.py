@@ -86,7 +86,8 @@ def _measured_cost(architecture: Architecture) -> Cost:
         channels = getattr(module, "out_channels", output.shape[-1])
         total += _count(module.parameters(recurse=False)) * max(output.numel() // max(channels, 1), 1)
 
-    with without_initialisation(), torch.no_grad():
+    # Whatever a library draws beside the initialisation that is left out must not move the global random state.
+    with torch.random.fork_rng(devices=[]), without_initialisation(), torch.no_grad():
         network = architecture.build().eval()
         for module in network.modules():
             if next(module.parameters(recurse=False), None) is not None:

@@ -45,6 +45,7 @@ class Draw:
         """Log-uniform: eight in ten up to ``usual``, few up to the widest."""
         low, high = max(self.widths[0], least), self.widths[1]
         draw = self.rng.random()
+        low = min(2 * usual, high) if draw >= 0.97 else low
         most = min(high, usual if draw < 0.82 else 4 * usual if draw < 0.97 else high)
         width = math.exp(self.rng.uniform(math.log(low), math.log(max(low, most))))
         return max(multiple * round(width / multiple), multiple)
@@ -151,7 +152,9 @@ def draw_tutorial(draw: Draw) -> dict[str, Any]:
     rng = draw.rng
     stages = rng.choice((1, 2, 2, 3, 3, 4))
     first, growth = draw.width(4, 6, 32), rng.choice((1, 1.5, 2, 2))
-    norm = draw.pick("norm", "none", 0.4)
+    # An order of norm and activation needs a norm.
+    plain_norm = "batch" if "order" in draw.enabled and "norm" not in draw.enabled else "none"
+    norm = draw.pick("norm", plain_norm, 0.4)
     config: dict[str, Any] = {
         "widths": [max(4, 4 * round(first * growth**stage / 4)) for stage in range(stages)],
         "per_stage": rng.choice((1, 1, 2, 2, 3)),
