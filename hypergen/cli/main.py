@@ -12,6 +12,7 @@ from hypergen.cli.boundary import error_boundary
 from hypergen.cli.evaluate import evaluate
 from hypergen.cli.generators import generators
 from hypergen.cli.graph import graph
+from hypergen.cli.initialize import initialize
 from hypergen.cli.predict import predict
 from hypergen.cli.zoo import zoo
 
@@ -51,7 +52,7 @@ def main(
     """Predict the parameters of any torch.nn.Module."""
 
 
-for command in (predict, graph, align, evaluate, generators):
+for command in (predict, initialize, graph, align, evaluate, generators):
     app.command()(command)
 app.add_typer(zoo, name="zoo")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -63,15 +64,15 @@ def map_axis(
         free: Whether the indices of a group of the target, and of the donor, may be selected and copied.
     """
     ours, theirs = _segments(target), _segments(donor)
-    if len(ours) != len(theirs):
-        if target.size == donor.size:
-            return _same(target.size)
-        ours, theirs = [[target]], [[donor]]
-    parts, start = [], 0
-    for mine, its in zip(ours, theirs, strict=True):
-        part = _map_product(mine, its, width, free)
-        parts.append(AxisMap(part.index + start, part.copies, part.resized))
-        start += math.prod(piece.size for piece in its)
+    if len(ours) != len(theirs) and target.size == donor.size:
+        return _same(target.size)
+    # A concatenation of fewer or more parts, as in a dense block of another depth, is mapped part by part, evenly.
+    chosen = select(len(ours), len(theirs)).tolist()
+    starts = list(itertools.accumulate((math.prod(piece.size for piece in its) for its in theirs), initial=0))
+    parts = []
+    for mine, number in zip(ours, chosen, strict=True):
+        part = _map_product(mine, theirs[number], width, free)
+        parts.append(AxisMap(part.index + starts[number], part.copies, part.resized))
     return AxisMap(
         torch.cat([part.index for part in parts]),
         torch.cat([part.copies for part in parts]),

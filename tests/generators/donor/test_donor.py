@@ -187,3 +187,11 @@ def test_errors(tmp_path):
         hypergen.initialize(target, donor=tmp_path, example_inputs=IMAGE)
     with pytest.raises(TypeError, match="without `donor=`"):
         hypergen.initialize(target, width="uniform")
+
+
+def test_dense_blocks_of_another_depth():
+    def dense(layers):
+        return timm.models.densenet.DenseNet(growth_rate=4, block_config=(layers, layers), num_classes=5)
+
+    mapping = map_parameters(dense(2), dense(3), example_inputs=IMAGE)
+    assert mapping.share == 1
