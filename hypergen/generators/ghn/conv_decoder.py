@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hypergen.generators.ghn.addresses import SEGMENT_MASK
 from hypergen.generators.ghn.features import GraphBatch
 from hypergen.generators.ghn.layout import KERNEL_GRID
 
@@ -54,7 +55,7 @@ class ConvDecoder(nn.Module):
             matrices.append(matrix if out is None else out[i].copy_(matrix))
         slots = batch.joined("vector_slots", [len(layout.matrices) + len(layout.vectors) for layout in batch.layouts])
         values = self.vector(states)
-        return matrices, values[slots, batch.joined("vector_rows") % values.shape[1]]
+        return matrices, values[slots, (batch.joined("vector_rows") & SEGMENT_MASK) % values.shape[1]]
 
     def _tile(self, block: Tensor, grid: tuple[int, int]) -> Tensor:
         height, width = grid

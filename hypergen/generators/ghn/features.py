@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from hypergen.generators.ghn.layout import Layout, layout_of
+from hypergen.generators.ghn.addresses import axis_addresses
+from hypergen.generators.ghn.canonical import canonical_graph
+from hypergen.generators.ghn.canonical_features import addressed_slots, blocked_parameters, canonical_attributes
+from hypergen.generators.ghn.layout import BlockedParameter, Layout, layout_of
 from hypergen.generators.ghn.slots import SITES, Slot, slots_of
 from hypergen.graph import ComputationalGraph
 from hypergen.graph.operations import SHAPE_OPS
@@ -18,7 +21,9 @@ from hypergen.graph.vocabulary import OPERATIONS
 # Axis moves tell token mixing from channel mixing; the other shape operations only add length to paths.
 CONTRACTED = SHAPE_OPS - {"transpose", "permute", "swapaxes", "movedim"}
 NUM_ATTRIBUTES = 16
+GRAPHS = {"as_traced": NUM_ATTRIBUTES, "canonical": NUM_ATTRIBUTES + 3}  # how a graph is read → attributes of a node
 PATH_CUTOFF = 50
+_SAME = {"addmm": "linear"}  # of canonical graphs; which axis of its weight comes first is no property of a layer
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,15 @@ class GraphFeatures:
 
     Attributes:
         operations: Operation numbers, ``[num_nodes]``, int64: the place in the vocabulary, its length for all others.
-        attributes: Sizes and settings, ``[num_nodes, NUM_ATTRIBUTES]``, float32, about unit range.
+        attributes: Sizes and settings, ``[num_nodes, num_attributes]`` (:data:`GRAPHS`), float32, about unit range.
         distances: Shortest-path lengths, ``[num_nodes, num_nodes]``, int8; -1 where there is no path.
         slot_nodes: The node of each slot, ``[num_slots]``, int64.
         slot_sites: The site of each slot, ``[num_slots]``, int64.
         slots: The parameters to be predicted.
         layout: Their places in one flat vector.
+        row_addresses: Name → what its rows are called, where that is not their number.
+        column_addresses: The same of its columns.
+        blocks: Parameters that are put together from blocks of rows.
     """
 
     operations: Tensor
@@ -42,22 +50,44 @@ class GraphFeatures:
     slot_sites: Tensor
     slots: tuple[Slot, ...]
     layout: Layout
+    row_addresses: Mapping[str, Tensor] = field(default_factory=dict)
+    column_addresses: Mapping[str, Tensor] = field(default_factory=dict)
+    blocks: tuple[BlockedParameter, ...] = ()
 
     def of_parameters(self, names: Collection[str]) -> GraphFeatures:
         """The same graph, with some of its parameters to be predicted: each gets the values that it has among all."""
-        kept = [i for i, slot in enumerate(self.slots) if slot.name in names]
+        wanted = {name for blocked in self.blocks if blocked.parameter in names for name in blocked.names}
+        wanted.update(names)
+        kept = [i for i, slot in enumerate(self.slots) if slot.name in wanted]
         slots = tuple(self.slots[i] for i in kept)
         return replace(
             self,
             slot_nodes=self.slot_nodes[kept],
             slot_sites=self.slot_sites[kept],
             slots=slots,
-            layout=layout_of(slots, dict(zip(self.layout.names, self.layout.starts, strict=True))),
+            layout=layout_of(
+                slots,
+                dict(zip(self.layout.names, self.layout.starts, strict=True)),
+                self.row_addresses,
+                self.column_addresses,
+                self.blocks,
+            ),
         )
 
 
-def graph_features(graph: ComputationalGraph) -> GraphFeatures:
-    """Describe ``graph`` for a graph hypernetwork."""
+def graph_features(
+    graph: ComputationalGraph, graphs: str = "as_traced", channel_identity: bool = False
+) -> GraphFeatures:
+    """Describe ``graph`` for a graph hypernetwork.
+
+    Args:
+        graph: The computational graph.
+        graphs: ``"canonical"``, so that spellings of one function read alike, or ``"as_traced"``.
+        channel_identity: Whether rows and columns of a weight are called by the channel that they stand for, wherever
+            it comes to lie; else by their number along the axis. Only of canonical graphs.
+    """
+    if graphs == "canonical":
+        return _canonical_features(graph, channel_identity)
     graph = graph.without(CONTRACTED)
     slots = slots_of(graph)
     number = {op: i for i, op in enumerate(OPERATIONS)}
@@ -69,6 +99,27 @@ def graph_features(graph: ComputationalGraph) -> GraphFeatures:
         torch.tensor([SITES.index(slot.site) for slot in slots], dtype=torch.int64),
         slots,
         layout_of(slots),
+    )
+
+
+def _canonical_features(graph: ComputationalGraph, channel_identity: bool) -> GraphFeatures:
+    axes = axis_addresses(graph)
+    canonical = canonical_graph(graph, axes)
+    number = {op: i for i, op in enumerate(OPERATIONS)}
+    slots, rows, columns = addressed_slots(canonical, axes, channel_identity)
+    blocks = blocked_parameters(canonical)
+    nodes = canonical.graph.nodes
+    return GraphFeatures(
+        torch.tensor([number.get(_SAME.get(node.op, node.op), len(OPERATIONS)) for node in nodes]),
+        canonical_attributes(canonical, slots),
+        canonical.graph.shortest_paths(PATH_CUTOFF).long(),
+        torch.tensor([slot.node for slot in slots], dtype=torch.int64),
+        torch.tensor([SITES.index(slot.site) for slot in slots], dtype=torch.int64),
+        slots,
+        layout_of(slots, None, rows, columns, blocks),
+        rows,
+        columns,
+        blocks,
     )
 
 
@@ -124,7 +175,7 @@ class GraphBatch:
 
     Attributes:
         operations: ``[num_graphs, max_nodes]``; padding reads operation 0.
-        attributes: ``[num_graphs, max_nodes, NUM_ATTRIBUTES]``.
+        attributes: ``[num_graphs, max_nodes, num_attributes]``.
         distances: ``[num_graphs, max_nodes, max_nodes]``; -1 on padding.
         mask: ``[num_graphs, max_nodes]``, True on nodes.
         slot_nodes: Node of each slot in the flattened ``[num_graphs · max_nodes]``, ``[num_slots]``.
@@ -158,7 +209,7 @@ def batch_graphs(graphs: Sequence[GraphFeatures], device: torch.device | None = 
     """Pad graphs to the largest one."""
     size = max(len(g.operations) for g in graphs)
     operations = torch.zeros(len(graphs), size, dtype=torch.int64)
-    attributes = torch.zeros(len(graphs), size, NUM_ATTRIBUTES)
+    attributes = torch.zeros(len(graphs), size, graphs[0].attributes.shape[1])
     distances = torch.full((len(graphs), size, size), -1, dtype=torch.int64)
     mask = torch.zeros(len(graphs), size, dtype=torch.bool)
     matrices, fan_in, start = [], [], 0

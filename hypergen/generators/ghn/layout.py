@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from hypergen.generators.ghn.slots import MATRIX_SITES, VECTOR_SITES, Slot
+from hypergen.generators.ghn.slots import VECTOR_SITES, Slot
 
 KERNEL_SITES = ("conv", "depthwise", "first_conv")  # their grid is a kernel; other grids are images
 ANCHORED_SITES = (
@@ -26,6 +26,23 @@ ANCHORED_SITES = (
 )  # channels stay channels: an identity makes sense
 KERNEL_GRID = 5  # side of the learned kernel grids; smaller kernels are their centre, larger ones interpolated
 Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BlockedParameter:
+    """A parameter whose rows belong to several nodes.
+
+    Attributes:
+        parameter: Its name.
+        dim: The axis of the rows.
+        names: The names of the blocks.
+        order: Where in the blocks, joined, each row lies, ``[rows]``; None where they are in order.
+    """
+
+    parameter: str
+    dim: int
+    names: tuple[str, ...]
+    order: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,9 @@ class Layout:
         starts: Where the rows of each begin.
         columns_first: Whether the values of each matrix lie column by column, as in its parameter.
         transposed: Names of parameters with columns first whose kernels keep their values from lying so.
+        row_runs: Whether the rows of each matrix, then of each vector, are counted on from its start.
+        column_runs: Whether the columns of each matrix are counted on from 0.
+        blocks: Parameters that are put together from blocks of rows.
     """
 
     matrices: tuple[int, ...]
@@ -70,6 +90,9 @@ class Layout:
     starts: tuple[int, ...]
     columns_first: tuple[bool, ...]
     transposed: frozenset[str]
+    row_runs: tuple[bool, ...] = ()
+    column_runs: tuple[bool, ...] = ()
+    blocks: tuple[BlockedParameter, ...] = ()
 
     @property
     def total(self) -> int:
@@ -84,20 +107,36 @@ class Layout:
                 parameters[name] = values.view(shape[1], shape[0], *shape[2:]).transpose(0, 1)
             else:
                 parameters[name] = values.view(shape)
+        for blocked in self.blocks:
+            parts = [parameters.pop(name) for name in blocked.names]
+            whole = torch.cat(parts, blocked.dim)
+            parameters[blocked.parameter] = (
+                whole if blocked.order is None else whole.index_select(blocked.dim, blocked.order.to(whole.device))
+            )
         return parameters
 
 
-def layout_of(slots: Sequence[Slot], first_rows: Mapping[str, int] | None = None) -> Layout:
+def layout_of(
+    slots: Sequence[Slot],
+    first_rows: Mapping[str, int] | None = None,
+    row_addresses: Mapping[str, Tensor] | None = None,
+    column_addresses: Mapping[str, Tensor] | None = None,
+    blocks: Sequence[BlockedParameter] = (),
+) -> Layout:
     """Lay the values of ``slots`` out in one flat vector.
 
     Args:
         slots: Parameters of a network.
         first_rows: Where the rows of each parameter begin, if these are only some of the network's.
+        row_addresses: Name → what its rows are called, where that is not their number.
+        column_addresses: The same of its columns.
+        blocks: Parameters that are put together from blocks of rows.
     """
     matrices = tuple(i for i, slot in enumerate(slots) if slot.is_matrix)
     vectors = tuple(i for i, slot in enumerate(slots) if not slot.is_matrix)
     ordered = [slots[i] for i in (*matrices, *vectors)]
     starts = _starts(ordered) if first_rows is None else tuple(first_rows[slot.name] for slot in ordered)
+    row_addresses, column_addresses = row_addresses or {}, column_addresses or {}
     sites, rows, columns, sizes, anchors, sources = [], [], [], [], [], []
     offset = 0
     for number, slot in enumerate(slots[i] for i in matrices):
@@ -105,14 +144,15 @@ def layout_of(slots: Sequence[Slot], first_rows: Mapping[str, int] | None = None
         width = slot.columns * slot.positions
         sites.append((slot.site, grid))
         sizes.append((slot.rows, width))
-        rows.append(torch.arange(starts[number], starts[number] + slot.rows))
-        columns.append(torch.arange(width))
+        rows.append(_counted(slot, starts[number], row_addresses))
+        columns.append(column_addresses.get(slot.name, torch.arange(width)))
         if slot.site in ANCHORED_SITES:
             places, positions = _identity(slot.rows, slot.columns, grid, slot.groups, slot.transposed)
             anchors.append(places + offset)
             sources.append(positions + number * KERNEL_GRID**2)
         offset += slot.rows * width
     lengths = [slots[i].rows for i in vectors]
+    present = {slot.name for slot in slots}
     return Layout(
         matrices,
         vectors,
@@ -123,7 +163,13 @@ def layout_of(slots: Sequence[Slot], first_rows: Mapping[str, int] | None = None
         _joined(anchors),
         _joined(sources),
         _repeated([VECTOR_SITES.index(slots[i].site) for i in vectors], lengths),
-        _joined([torch.arange(start, start + n) for start, n in zip(starts[len(matrices) :], lengths, strict=True)]),
+        _joined(
+            [
+                _counted(slot, start, row_addresses)
+                for slot, start in zip(ordered, starts, strict=True)
+                if not slot.is_matrix
+            ]
+        ),
         _repeated(vectors, lengths),
         tuple(slot.name for slot in ordered),
         tuple(slot.shape for slot in ordered),
@@ -131,7 +177,15 @@ def layout_of(slots: Sequence[Slot], first_rows: Mapping[str, int] | None = None
         starts,
         tuple(_columns_first(slot) for slot in ordered[: len(matrices)]),
         frozenset(slot.name for slot in ordered if slot.transposed and not _columns_first(slot)),
+        tuple(slot.name not in row_addresses for slot in ordered),
+        tuple(slot.name not in column_addresses for slot in ordered[: len(matrices)]),
+        tuple(blocked for blocked in blocks if present.issuperset(blocked.names)),
     )
+
+
+def _counted(slot: Slot, start: int, addresses: Mapping[str, Tensor]) -> Tensor:
+    own = addresses.get(slot.name)
+    return torch.arange(start, start + slot.rows) if own is None else own + start
 
 
 def _starts(slots: Sequence[Slot]) -> tuple[int, ...]:
@@ -196,6 +250,3 @@ def _identity(rows: int, columns: int, grid: Grid, groups: int, transposed: bool
     places = first[:, None] + positions
     sources = (ky * KERNEL_GRID + kx)[inside].expand(len(row), -1)
     return places.flatten(), sources.flatten()
-
-
-__all__ = ["ANCHORED_SITES", "KERNEL_GRID", "KERNEL_SITES", "MATRIX_SITES", "Layout", "layout_of"]

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hypergen.generators.ghn.addresses import SEGMENT_MASK, SEGMENT_SHIFT
 from hypergen.generators.ghn.features import GraphBatch
 from hypergen.generators.ghn.layout import KERNEL_GRID, KERNEL_SITES, Grid
 from hypergen.generators.ghn.slots import MATRIX_SITES, VECTOR_SITES
 
 IMAGE_GRID = 4  # side of the learned image grids of layers that read a flattened image
 INPUT_GRID = 8  # the same where that image is the network's input
+_SEGMENT_STEP = 7  # repetitions between the segments of a concatenation
+_MAX_REPETITIONS = 2**16
 _STEERING = 0.3  # how far a step of the optimiser moves what nodes decide, against what they share
 
 
@@ -115,8 +118,12 @@ class LowRankDecoder(nn.Module):
         starts = [start for layout in batch.layouts for start in layout.starts[: len(layout.matrices)]]
         tables: dict[Any, Tensor] = dict(self.row_tables.items())
         left = self._slices(tables, [site for site, _ in sites], starts, [rows for rows, _ in sizes])
+        runs = [run for layout in batch.layouts for run in layout.row_runs[: len(layout.matrices)]]
+        self._replace(left, runs, batch.joined("rows"), tables, [site for site, _ in sites])
         tables = {site: self._column_table(*site) for site in dict.fromkeys(sites)}
         right = self._slices(tables, sites, [0] * len(sites), [columns for _, columns in sizes])
+        runs = [run for layout in batch.layouts for run in layout.column_runs]
+        self._replace(right, runs, batch.joined("columns"), tables, sites)
         k = self.steered_rank
         for u, d, m, v, place in zip(left, *self._core(states, scale), right, out, strict=True):
             if len(u) > len(v):  # steer the shorter side
@@ -143,6 +150,26 @@ class LowRankDecoder(nn.Module):
         repeated = {key: self._repeated(tables[key], end) for key, end in longest.items()}
         return [repeated[key][start:end] for key, start, end in zip(keys, starts, ends, strict=True)]
 
+    def _replace(
+        self,
+        slices: list[Tensor],
+        runs: Sequence[bool],
+        addresses: Tensor,
+        tables: Mapping[Any, Tensor],
+        keys: Sequence[Hashable],
+    ) -> None:
+        """Put rows by their addresses in the place of slices, where the addresses do not count on."""
+        if all(runs):
+            return
+        parts = addresses.split([len(rows) for rows in slices])
+        for i, (run, own, key) in enumerate(zip(runs, parts, keys, strict=True)):
+            if not run:
+                slices[i] = self._addressed(tables[key], own)
+
+    def _addressed(self, table: Tensor, addresses: Tensor) -> Tensor:
+        place, repetition = _place_and_repetition(addresses, len(table))
+        return self._signed(table.index_select(0, place), repetition)
+
     def _repeated(self, table: Tensor, length: int) -> Tensor:
         repeats = math.ceil(length / len(table))
         return table if repeats <= 1 else (table * _signs(repeats, self.rank).to(table)[:, None]).flatten(0, 1)
@@ -156,8 +183,9 @@ class LowRankDecoder(nn.Module):
         counts = torch.tensor(lengths, device=index.device)
         period = torch.tensor(periods, device=index.device).repeat_interleave(counts)
         offset = torch.tensor([offsets[key] for key in keys], device=index.device).repeat_interleave(counts)
-        rows = torch.cat(list(tables.values())).index_select(0, index % period + offset)
-        return self._signed(rows, index // period)
+        place, repetition = _place_and_repetition(index, period)
+        rows = torch.cat(list(tables.values())).index_select(0, place + offset)
+        return self._signed(rows, repetition)
 
     def _signed(self, rows: Tensor, repetition: Tensor) -> Tensor:
         """Give repeated table rows other signs: 1 at first, then a pseudo-random pattern per repetition."""
@@ -185,8 +213,9 @@ class LowRankDecoder(nn.Module):
         slots = batch.joined("vector_slots", [len(layout.matrices) + len(layout.vectors) for layout in batch.layouts])
         period = 2 * self.width
         index = batch.joined("vector_rows")
-        rows = self.vector_table.index_select(0, batch.joined("vector_sites") * period + index % period)
-        rows = self._signed(rows, index // period)
+        place, repetition = _place_and_repetition(index, period)
+        rows = self.vector_table.index_select(0, batch.joined("vector_sites") * period + place)
+        rows = self._signed(rows, repetition)
         return (rows * (self.steering * self.vector(states)).index_select(0, slots)).sum(1) / math.sqrt(self.rank)
 
     def _vectors_by_length(self, states: Tensor, batch: GraphBatch) -> Tensor:
@@ -211,7 +240,31 @@ class LowRankDecoder(nn.Module):
         values: dict[int, Tensor] = {}
         for slots, table in zip(groups.values(), rows, strict=True):
             values.update(zip(slots, (steered[slots] @ table.t()).unbind(), strict=True))
+        self._replace_vectors(values, batch, steered, sites, tables)
         return torch.cat([values[slot][:length] for slot, length in lengths.items()])
+
+    def _replace_vectors(
+        self, values: dict[int, Tensor], batch: GraphBatch, steered: Tensor, sites: Sequence[int], tables: Mapping
+    ) -> None:
+        """Vectors whose rows do not count on, by their addresses."""
+        offset = 0
+        for layout in batch.layouts:
+            count = len(layout.matrices)
+            parts = layout.vector_rows.split(layout.lengths[count:])
+            for slot, run, own in zip(layout.vectors, layout.row_runs[count:], parts, strict=True):
+                if not run:
+                    rows = self._addressed(tables[sites[offset + slot]], own.to(steered.device))
+                    values[offset + slot] = rows @ steered[offset + slot]
+            offset += len(layout.names)
+
+
+def _place_and_repetition(addresses: Tensor, period: Tensor | int) -> tuple[Tensor, Tensor]:
+    """Where in a table of that length an address lies, and which repetition of the table it is in.
+
+    The segments of a concatenation read the same rows of a table, each under signs of its own.
+    """
+    index, segment = addresses & SEGMENT_MASK, addresses >> SEGMENT_SHIFT
+    return index % period, (index // period + _SEGMENT_STEP * segment) % _MAX_REPETITIONS
 
 
 @lru_cache(maxsize=16)

@@ -56,11 +56,14 @@ class MetaBatch:
     networks: int
 
 
-def trace_architecture(architecture: Architecture) -> TracedArchitecture:
-    """Build on the meta device, trace and describe."""
+def trace_architecture(
+    architecture: Architecture, graphs: str = "as_traced", channel_identity: bool = False
+) -> TracedArchitecture:
+    """Build on the meta device, trace and describe, as a generator with these arguments reads it."""
     with without_initialisation(), torch.device("meta"):
         network = architecture.build()
-    return TracedArchitecture(architecture, graph_features(trace(network, architecture.example_inputs())))
+    graph = trace(network, architecture.example_inputs())
+    return TracedArchitecture(architecture, graph_features(graph, graphs, channel_identity))
 
 
 class MetaBatches(IterableDataset):
@@ -81,6 +84,8 @@ class MetaBatches(IterableDataset):
         start: The first step.
         rank: This process.
         world_size: Processes that share a step.
+        graphs: How the generator reads graphs; see :class:`GraphHypernetwork`.
+        channel_identity: The same.
     """
 
     def __init__(
@@ -94,6 +99,8 @@ class MetaBatches(IterableDataset):
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        graphs: str = "as_traced",
+        channel_identity: bool = False,
     ) -> None:
         if networks % world_size:
             raise ValueError(
@@ -102,6 +109,7 @@ class MetaBatches(IterableDataset):
         self.stream, self.pool, self.num_samples = stream, pool, num_samples
         self.networks, self.samples_per_network, self.seed = networks, samples_per_network, seed
         self.start, self.rank, self.world_size = start, rank, world_size
+        self.graphs, self.channel_identity = graphs, channel_identity
 
     def draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """This process's share of a step: numbers ``[networks]``, samples ``[networks, samples_per_network]``."""
@@ -120,7 +128,7 @@ class MetaBatches(IterableDataset):
             new = sorted(set(numbers.tolist()) - sent)
             sent.update(new)
             if (step - self.start) % count == own:
-                traced = {number: trace_architecture(self.stream[number]) for number in new}
+                traced = {n: trace_architecture(self.stream[n], self.graphs, self.channel_identity) for n in new}
                 yield MetaBatch(step, tuple(numbers.tolist()), samples, traced, self.networks)
             step += 1
 
@@ -158,6 +166,8 @@ class MetaBatchDataModule(pl.LightningDataModule):
         self.networks_per_step, self.samples_per_network = networks_per_step, samples_per_network
         self.architectures, self.seed, self.num_workers = architectures, seed, num_workers
         self.validation_architectures = validation_architectures
+        # How the generator reads graphs, which the training module says before loaders are made.
+        self.graphs, self.channel_identity = "as_traced", False
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data."""
@@ -176,6 +186,8 @@ class MetaBatchDataModule(pl.LightningDataModule):
             trainer.global_step if trainer else 0,
             trainer.global_rank if trainer else 0,
             trainer.world_size if trainer else 1,
+            self.graphs,
+            self.channel_identity,
         )
         return DataLoader(
             batches,
@@ -191,7 +203,8 @@ class MetaBatchDataModule(pl.LightningDataModule):
             architectures = load_split("validation")[: self.validation_architectures]
         else:  # negative numbers are no training architectures
             architectures = [self.space.sample(-1 - i) for i in range(self.validation_architectures)]
-        return DataLoader(_Listed([trace_architecture(a) for a in architectures]), batch_size=None)
+        traced = [trace_architecture(a, self.graphs, self.channel_identity) for a in architectures]
+        return DataLoader(_Listed(traced), batch_size=None)
 
 
 class _Listed(Dataset):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hypergen.functional import Parameters
 from hypergen.generators.generator import Generator
 from hypergen.generators.ghn.conv_decoder import ConvDecoder
-from hypergen.generators.ghn.features import GraphBatch, batch_graphs, graph_features
+from hypergen.generators.ghn.features import GRAPHS, GraphBatch, GraphFeatures, batch_graphs, graph_features
 from hypergen.generators.ghn.gated_gnn import GatedGNN
 from hypergen.generators.ghn.graphormer import Graphormer
 from hypergen.generators.ghn.layout import matrix_views
@@ -53,6 +53,9 @@ class GraphHypernetwork(Generator):
         anchor: Initial strength of the identity (``parametrization="anchored"``).
         deviation: Initial scale of what is added to the identity, or to independent base weights.
         vocabulary: How many of :data:`hypergen.graph.vocabulary.OPERATIONS` have an embedding of their own.
+        graphs: ``"canonical"``: spellings of one function read alike; or ``"as_traced"``.
+        channel_identity: Whether the rows and columns of a weight are addressed by the channel that they stand for,
+            through concatenations, splits and flattening, or by their number along the axis. Only of canonical graphs.
 
     Raises:
         ValueError: An unknown part; the message names the known ones. Or heads that don't divide the width.
@@ -60,7 +63,7 @@ class GraphHypernetwork(Generator):
 
     takes_condition = False
     reads_graphs = True
-    earlier_arguments = {"vocabulary": FIRST_VOCABULARY}
+    earlier_arguments = {"vocabulary": FIRST_VOCABULARY, "graphs": "as_traced", "channel_identity": False}
 
     example_arguments = {"hidden": 16, "heads": 2, "rank": 8, "steered_rank": 2, "width": 16}
 
@@ -80,12 +83,16 @@ class GraphHypernetwork(Generator):
         anchor: float = 1.0,
         deviation: float = 0.1,
         vocabulary: int = len(OPERATIONS),
+        graphs: str = "canonical",
+        channel_identity: bool = True,
     ) -> None:
         super().__init__()
+        _known("graphs", graphs, tuple(GRAPHS))
         if not encoder.startswith("pyg:"):
             _known("encoder", encoder, (*ENCODERS, "pyg:NAME"))
         _known("decoder", decoder, DECODERS)
-        self.node_features = NodeFeatures(hidden, reach, vocabulary)
+        self.graphs, self.channel_identity = graphs, channel_identity
+        self.node_features = NodeFeatures(hidden, reach, vocabulary, GRAPHS[graphs])
         if encoder.startswith("pyg:"):
             self.encoder: nn.Module | None = PyGEncoder(encoder.removeprefix("pyg:"), hidden, layers, heads)
         elif encoder == "graphormer":
@@ -129,6 +136,10 @@ class GraphHypernetwork(Generator):
         matrices, vectors = self.decoder(seen, batch, self.parametrization.scale(batch), out)
         return self.parametrization(matrices, vectors, states, batch, flat)
 
+    def features(self, graph: ComputationalGraph) -> GraphFeatures:
+        """What the generator reads of a graph."""
+        return graph_features(graph, self.graphs, self.channel_identity)
+
     def tables(self) -> list[nn.Parameter]:
         """The parameters whose entries are of unit size, for which optimisers take larger steps."""
         names = ("row_tables", "column_tables", "vector_table", "parametrization.vectors", "parametrization.gains")
@@ -139,7 +150,7 @@ class GraphHypernetwork(Generator):
     ) -> Parameters:
         """Trace the target and predict its parameters; see :meth:`Generator.generate`."""
         graph = target if isinstance(target, ComputationalGraph) else trace(target, example_inputs)
-        features = graph_features(graph)
+        features = self.features(graph)
         if not features.slots:
             return {}
         (flat,) = self(batch_graphs([features], self.site.weight.device))
@@ -149,7 +160,7 @@ class GraphHypernetwork(Generator):
         self, graph: ComputationalGraph, parts: Sequence[Sequence[str]], condition: None = None
     ) -> Iterator[Parameters]:
         """Encode the graph once, then decode one part after the other; see :meth:`Generator.generate_in_parts`."""
-        features = graph_features(graph)
+        features = self.features(graph)
         nodes = self.encode(batch_graphs([features], self.site.weight.device))
         for names in parts:
             part = features.of_parameters(frozenset(names))

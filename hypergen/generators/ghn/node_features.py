@@ -24,11 +24,17 @@ class NodeFeatures(nn.Module):
         batch → ``[num_graphs, max_nodes, hidden]``.
     """
 
-    def __init__(self, hidden: int = 64, reach: int = 8, vocabulary: int = len(OPERATIONS)) -> None:
+    def __init__(
+        self,
+        hidden: int = 64,
+        reach: int = 8,
+        vocabulary: int = len(OPERATIONS),
+        num_attributes: int = NUM_ATTRIBUTES,
+    ) -> None:
         super().__init__()
         self.operation = nn.Embedding(vocabulary + 1, hidden)
         self.vocabulary = vocabulary
-        self.attributes = nn.Sequential(nn.Linear(NUM_ATTRIBUTES, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        self.attributes = nn.Sequential(nn.Linear(num_attributes, hidden), nn.GELU(), nn.Linear(hidden, hidden))
         self.reach = reach
         self.around = nn.Linear(2 * reach * hidden, hidden, bias=False)
 

@@ -9,6 +9,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from hypergen.generators.ghn.addresses import SEGMENT_MASK
 from hypergen.generators.ghn.features import GraphBatch
 from hypergen.generators.ghn.layout import ANCHORED_SITES, KERNEL_GRID
 from hypergen.generators.ghn.slots import MATRIX_SITES, VECTOR_SITES
@@ -120,7 +121,7 @@ class Parametrization(nn.Module):
         sites = batch.joined("vector_sites")
         if self.kind == "anchored":
             period = 2 * self.width
-            values = values + self.vectors[sites * period + batch.joined("vector_rows") % period]
+            values = values + self.vectors[sites * period + (batch.joined("vector_rows") & SEGMENT_MASK) % period]
         else:
             values = 0.1 * values
         start = torch.zeros(len(VECTOR_SITES), device=values.device)

@@ -18,7 +18,7 @@ from hypergen.data.task import LANGUAGE_MODELLING, Task
 from hypergen.functional.moving_average import MovingAverage
 from hypergen.functional.precision import can_fuse
 from hypergen.generators.ghn.features import GraphFeatures, batch_graphs
-from hypergen.generators.ghn.meta_batches import MetaBatch, TracedArchitecture
+from hypergen.generators.ghn.meta_batches import MetaBatch, MetaBatchDataModule, TracedArchitecture
 from hypergen.generators.ghn.model import GraphHypernetwork
 
 _PADDING, _FEW_NODES = 1.3, 16  # Graphs are padded to less than this many times their nodes, and these besides.
@@ -77,6 +77,12 @@ class GraphHypernetworkTraining(pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """The moving average, if there is to be one."""
         return [MovingAverage(list(self.generator.parameters()), self.average_decay)] if self.average_decay else []
+
+    def setup(self, stage: str) -> None:
+        """Tell the data module how the generator reads graphs, before its loaders are made."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, MetaBatchDataModule):
+            data.graphs, data.channel_identity = self.generator.graphs, self.generator.channel_identity
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Graphs are padded and joined on the CPU: what is moved is the joined batch, in the step."""
