@@ -230,7 +230,10 @@ def _patches(
 
 def _projection_roles(calls: Calls) -> dict[str, dict[int, None]]:
     """Weight → the roles in :data:`ROLES` of what it projects, in their order."""
-    makers: dict[Value, Call] = {value: call for call in calls.calls for value in call.outputs}
+    makers: dict[Value, Call] = {}
+    for call in calls.calls:
+        for value in call.outputs:
+            makers.setdefault(value, call)  # what hands its input on, as dropout does, makes nothing
     names = {value: name for name, value in calls.parameters.items()}
     found: dict[str, dict[int, None]] = {}
 
@@ -269,11 +272,9 @@ def _operands(call: Call) -> list[Value]:
 
 
 def _first_value(call: Call) -> Value | None:
-    return (
-        next(iter(_operands(call)), None)
-        if call.args
-        else next((value for value in call.kwargs.values() if isinstance(value, Value)), None)
-    )
+    """What a call works on: its first operand; of a concatenation the last, behind what a cache holds."""
+    operands = _operands(call) or [value for value in call.kwargs.values() if isinstance(value, Value)]
+    return None if not operands else operands[-1 if call.op in ("cat", "concat") else 0]
 
 
 def _back_to(value: object, makers: Mapping[Value, Call], ops: Sequence[str], steps: int = _STEPS) -> Call | None:

@@ -57,7 +57,7 @@ class MetaBatch:
 
 
 def trace_architecture(
-    architecture: Architecture, graphs: str = "as_traced", channel_identity: bool = False
+    architecture: Architecture, graphs: str = "canonical", channel_identity: bool = True
 ) -> TracedArchitecture:
     """Build on the meta device, trace and describe, as a generator with these arguments reads it."""
     with without_initialisation(), torch.device("meta"):
@@ -99,8 +99,8 @@ class MetaBatches(IterableDataset):
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        graphs: str = "as_traced",
-        channel_identity: bool = False,
+        graphs: str = "canonical",
+        channel_identity: bool = True,
     ) -> None:
         if networks % world_size:
             raise ValueError(
@@ -167,7 +167,7 @@ class MetaBatchDataModule(pl.LightningDataModule):
         self.architectures, self.seed, self.num_workers = architectures, seed, num_workers
         self.validation_architectures = validation_architectures
         # How the generator reads graphs, which the training module says before loaders are made.
-        self.graphs, self.channel_identity = "as_traced", False
+        self.graphs, self.channel_identity = "canonical", True
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data."""

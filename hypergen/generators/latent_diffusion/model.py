@@ -191,7 +191,7 @@ class LatentDiffusion(ZooGenerator):
             layout = self._known_adapter(target) or layout
         if self.architecture_encoder is not None:
             graph = trace(target, example_inputs) if isinstance(target, nn.Module) else target
-            return layout, graph_features(graph)
+            return layout, graph_features(graph, "as_traced")
         if layout.key not in self.known_layouts:
             raise GeneratorError(
                 f"The zoo of this generator had no network with these {len(layout.shapes)} parameters "

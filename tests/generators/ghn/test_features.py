@@ -15,7 +15,7 @@ def make_graph(ops, edges, **parameters):
 
 
 def features_of(module, *shape):
-    return graph_features(trace(module, torch.zeros(shape)))
+    return graph_features(trace(module, torch.zeros(shape)), "as_traced")
 
 
 def cnn(channels=4):
@@ -28,7 +28,7 @@ def test_operations_are_named_once():
 
 def test_unknown_operations_share_one_embedding():
     graph = make_graph(["input", "relu", "an_unheard_of", "another", "relu"], [])
-    operations = graph_features(graph).operations.tolist()
+    operations = graph_features(graph, "as_traced").operations.tolist()
     assert operations == [OPERATIONS.index("input"), OPERATIONS.index("relu"), *[len(OPERATIONS)] * 2, operations[1]]
 
 
@@ -48,7 +48,7 @@ def test_only_moves_within_an_axis_are_contracted():
 def test_distances_by_hand():
     # 0 → 1 → 3 → 4, 0 → 2 → 3, 0 → 4
     graph = make_graph(["input", "relu", "gelu", "add", "mul"], [(0, 1), (0, 2), (0, 4), (1, 3), (2, 3), (3, 4)])
-    assert graph_features(graph).distances.tolist() == [
+    assert graph_features(graph, "as_traced").distances.tolist() == [
         [0, 1, 1, 2, 1],
         [-1, 0, -1, 1, 2],
         [-1, -1, 0, 1, 2],
@@ -96,11 +96,11 @@ def test_batch_size_of_the_example_does_not_show():
 def test_attributes_of_odd_shapes_are_finite(shape):
     add = OpNode("add", "", {"offset": "p"}, shape, {"stride": (0,), "kernel_size": None})
     graph = ComputationalGraph((OpNode("input", shape=shape), add), torch.tensor([[0], [1]]), {"p": shape})
-    assert graph_features(graph).attributes.isfinite().all()
+    assert graph_features(graph, "as_traced").attributes.isfinite().all()
 
 
 def assert_moderate(graph):
-    attributes = graph_features(graph).attributes
+    attributes = graph_features(graph, "as_traced").attributes
     assert attributes.isfinite().all()
     assert attributes.abs().max() < 8
     assert attributes.square().mean(0).sqrt().max() < 3
