@@ -59,7 +59,9 @@ def test_distances_by_hand():
 
 def test_distances_are_cut_off():
     count = PATH_CUTOFF + 10
-    distances = graph_features(make_graph(["relu"] * count, [(i, i + 1) for i in range(count - 1)])).distances
+    distances = graph_features(
+        make_graph(["relu"] * count, [(i, i + 1) for i in range(count - 1)]), "as_traced"
+    ).distances
     assert distances.max() == PATH_CUTOFF and distances[0, -1] == PATH_CUTOFF and distances[0, 7] == 7
 
 

@@ -23,7 +23,7 @@ def space():
 def untraced(monkeypatch):
     """Architectures as they are, with a list of those that were traced."""
     traced = []
-    monkeypatch.setattr(meta_batches, "trace_architecture", lambda a: traced.append(a) or a)
+    monkeypatch.setattr(meta_batches, "trace_architecture", lambda a, *_: traced.append(a) or a)
     return traced
 
 
