@@ -112,7 +112,7 @@ def _canonical_features(graph: ComputationalGraph, channel_identity: bool) -> Gr
     return GraphFeatures(
         torch.tensor([number.get(_SAME.get(node.op, node.op), len(OPERATIONS)) for node in nodes]),
         canonical_attributes(canonical, slots),
-        canonical.graph.shortest_paths(PATH_CUTOFF).long(),
+        canonical.graph.shortest_paths(PATH_CUTOFF).to(torch.int8),
         torch.tensor([slot.node for slot in slots], dtype=torch.int64),
         torch.tensor([SITES.index(slot.site) for slot in slots], dtype=torch.int64),
         slots,

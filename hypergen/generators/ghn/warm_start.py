@@ -16,7 +16,8 @@ def warm_started(source: str, **changes: Any) -> GraphHypernetwork:
     Args:
         source: What :func:`hypergen.load_generator` takes.
         changes: Arguments that differ from the source's. A larger ``vocabulary`` keeps the embeddings that there are;
-            those of further operations start from that of unknown ones.
+            those of further operations start from that of unknown ones. ``graphs="canonical"`` and
+            ``channel_identity`` change how graphs are read, at the same weights.
 
     Raises:
         GeneratorError: The source is no graph hypernetwork, or a weight of the new one has another shape.
@@ -34,6 +35,10 @@ def warm_started(source: str, **changes: Any) -> GraphHypernetwork:
     if missing > 0:
         unknown = weights[embedding][-1:]
         weights[embedding] = torch.cat([weights[embedding][:-1], unknown.expand(missing + 1, -1)])
+    attributes = "node_features.attributes.0.weight"
+    further = own[attributes].shape[1] - weights[attributes].shape[1]
+    if further > 0:  # canonical graphs tell more of a node, which means nothing at first
+        weights[attributes] = torch.cat([weights[attributes], torch.zeros(len(own[attributes]), further)], 1)
     wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     if wrong:
         raise GeneratorError(
