@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hypergen.metanets.probes import Probes
     from hypergen.metanets.property_prediction.model import PropertyPredictor
     from hypergen.metanets.property_prediction.training import MeasuredNetworks, PropertyPrediction
+    from hypergen.metanets.pyg_metanetwork import PyGMetanetwork
     from hypergen.metanets.scale_equivariant import ScaleEquivariantMetanetwork
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, subpackages=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -205,6 +205,37 @@ class ParameterGraph:
                 )
             result[block.name] = values[..., feature].reshape((*values.shape[:lead], *block.tensor_shape))
         return result
+
+    def to_pyg(self, *tensors: Mapping[str, Tensor]) -> Any:
+        """Parameters of one network as ``torch_geometric.data.Data``.
+
+        A convolution's kernel has an edge for each place; of a head and a channel in it, an edge takes the channel.
+
+        Args:
+            *tensors: A mapping per feature, as for :meth:`to_data`, without a batch.
+
+        Returns:
+            ``x`` ``[num_nodes, 3]``: group, position where the node stays as it is (else -1), and kind (0 permuted, 1
+            input, output or otherwise fixed, 2 a place in a kernel); ``edge_index`` ``[2, num_edges]`` from input to
+            output neuron, biases as loops; ``edge_attr`` ``[num_edges, features]``, the weights; ``edge_block``, the
+            parameter's number; ``edge_place``, the place in a kernel. :meth:`from_pyg` leads back.
+        """
+        from hypergen.symmetry.pyg import parameter_data  # torch_geometric takes seconds to import.
+
+        return parameter_data(self.blocks, self.node_sets, self.num_nodes, self.to_data(*tensors))
+
+    def from_pyg(self, data: Any, feature: int = 0) -> dict[str, Tensor]:
+        """Parameters by name from the ``edge_attr`` of :meth:`to_pyg`; exact and differentiable.
+
+        Raises:
+            ParameterError: The number of edges is not that of this graph.
+        """
+        sizes = [math.prod(block.shape) for block in self.blocks]
+        if len(data.edge_attr) != sum(sizes):
+            raise ParameterError(f"The data have {len(data.edge_attr)} edges; this parameter graph has {sum(sizes)}.")
+        parts = data.edge_attr.split(sizes)
+        values = [part.reshape(*block.shape, -1) for part, block in zip(parts, self.blocks, strict=True)]
+        return self.to_params(values, feature)
 
 
 def build_parameter_graph(
