@@ -181,8 +181,8 @@ def _read_pickle(path: Path) -> Any:
 
 def _reason(message: str) -> str:
     """What torch's restricted reader found, without its advice to read the file unrestricted."""
-    reason = re.search(r"WeightsUnpickler error: (.*)", message)
-    if reason is None:
+    reason = re.search(r"WeightsUnpickler error:\s*(.*)", message)
+    if reason is None or reason[1].startswith("Unsupported operand"):
         return "is no file of torch.save. Expected safetensors, or what torch.save(model.state_dict(), …) wrote."
     text = re.split(r"\.? Please use|\. This ", reason[1])[0][:300]
     return f"holds more than tensors and plain values, which is not read: {text}. Save model.state_dict() alone."

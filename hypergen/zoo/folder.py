@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from hypergen.errors import CheckpointError, ParameterError
-from hypergen.zoo.index import SCHEMA, join
+from hypergen.functional.files import read_json, replace_file
+from hypergen.zoo.index import SCHEMA, check_index, join
 from hypergen.zoo.layout import Layout
-from hypergen.zoo.shards import Shard, replace_file
+from hypergen.zoo.shards import ADVICE, Shard
 
 VERSION = 1
-DESCRIPTION, INDEX = "zoo.json", "index.parquet"
-SHARDS, LAYOUTS, TASKS, BASE = "shards", "layouts", "tasks", "base"
+DESCRIPTION, INDEX, LOCK = "zoo.json", "index.parquet", "lock"
+SHARDS, LAYOUTS, TASKS, BASE, BUILDS = "shards", "layouts", "tasks", "base", "builds"
+_DRAFT = re.compile(r"\..+\.\d+")
 
 
 def make_folder(folder: Path) -> Path:
@@ -27,16 +31,9 @@ def make_folder(folder: Path) -> Path:
     Raises:
         CheckpointError: The folder holds something else, or cannot be made.
     """
-    file = folder / DESCRIPTION
-    if not file.exists():
-        # A draft of the description is all that a writer leaves that was killed before there was a zoo.
-        if folder.exists() and (
-            not folder.is_dir() or any(not path.name.startswith(f".{DESCRIPTION}.") for path in folder.iterdir())
-        ):
-            raise CheckpointError(
-                f"{str(folder)!r} is neither a zoo (it has no {DESCRIPTION}) nor an empty folder. Name another folder."
-            )
-        write_json(file, {"format": "hypergen zoo", "version": VERSION})
+    refuse_other_folder(folder)
+    if not (folder / DESCRIPTION).exists():
+        write_json(folder / DESCRIPTION, {"format": "hypergen zoo", "version": VERSION})
     check_folder(folder)
     try:
         for name in (SHARDS, LAYOUTS, TASKS, BASE):
@@ -44,6 +41,34 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{str(folder)!r} cannot be written: {error}. Name another folder.") from error
     return folder
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Complain about a folder that is no zoo and not empty; only reads.
+
+    Raises:
+        CheckpointError: It holds something else, or cannot be read.
+    """
+    try:
+        if not folder.exists() or (folder / DESCRIPTION).exists():
+            return
+        # A draft of the description and the lock are all that a writer leaves that was killed before there was a zoo.
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name]
+    except OSError as error:
+        raise CheckpointError(f"{str(folder)!r} cannot be read: {error}. Name another folder.") from error
+    if not folder.is_dir() or any(name != LOCK and not name.startswith(f".{DESCRIPTION}.") for name in names):
+        raise CheckpointError(
+            f"{str(folder)!r} is neither a zoo (it has no {DESCRIPTION}) nor an empty folder. Name another folder."
+        )
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what killed writers left; the folder must be locked, so that none is at it."""
+    for place in (folder, *(folder / name for name in (SHARDS, LAYOUTS, TASKS, BASE, BUILDS))):
+        for draft in place.glob(".*.*"):
+            if _DRAFT.fullmatch(draft.name):
+                with suppress(OSError):
+                    draft.unlink()
 
 
 def check_folder(folder: Path) -> Path:
@@ -69,21 +94,16 @@ def check_folder(folder: Path) -> Path:
 
 
 def read_rows(folder: Path) -> pa.Table:
-    """The rows of ``index.parquet``; none if there is no such file yet.
+    """The rows of ``index.parquet``; none if there is no such file yet, or if it is damaged.
 
-    Raises:
-        CheckpointError: It is damaged.
+    The shards hold all rows, too, so a damaged copy is made again from them.
     """
-    file = folder / INDEX
-    if not file.exists():
-        return SCHEMA.empty_table()
     try:
-        return pyarrow.parquet.read_table(file)
-    except (OSError, pa.ArrowException) as error:
-        raise CheckpointError(
-            f"{str(file)!r} is damaged: {error}. Delete it: the shards hold its rows too, and the next ZooWriter "
-            "writes it again."
-        ) from error
+        # In one piece, as another process may replace the file.
+        content = (folder / INDEX).read_bytes()
+        return check_index(pyarrow.parquet.read_table(pa.BufferReader(content)))
+    except (OSError, pa.ArrowException, CheckpointError, ValueError, KeyError, TypeError):
+        return SCHEMA.empty_table()
 
 
 def shards_without_index(folder: Path, rows: pa.Table) -> list[str]:
@@ -95,39 +115,59 @@ def shards_without_index(folder: Path, rows: pa.Table) -> list[str]:
 
 
 def read_all_rows(folder: Path) -> pa.Table:
-    """Every row of the zoo, from the index and from shards that it does not list yet.
-
-    Raises:
-        CheckpointError: A file is damaged.
-    """
+    """Every row of the zoo, from the index and from shards that it does not list yet, but for damaged shards."""
     rows = read_rows(folder)
-    return join([rows, *(Shard(folder / SHARDS / name).rows() for name in shards_without_index(folder, rows))])
+    tables = [rows]
+    for name in shards_without_index(folder, rows):
+        try:
+            tables.append(Shard(folder / SHARDS / name).rows())
+        except CheckpointError as error:
+            warnings.warn(f"{error} It is left out of the index.", stacklevel=2)
+    return join(tables)[0]
 
 
-def read_layouts(folder: Path) -> dict[str, Layout]:
+def read_layouts(folder: Path, problems: dict[str, str] | None = None) -> dict[str, Layout]:
     """The layouts of a zoo by their ids.
 
-    Raises:
-        CheckpointError: A file is damaged.
+    Args:
+        folder: Folder of the zoo.
+        problems: Filled with the files that are damaged, and why; they are left out.
     """
     layouts = {}
     for file in sorted((folder / LAYOUTS).glob("[!.]*.json")):
         try:
-            layouts[file.stem] = Layout.from_json(read_json(file))
-        except ParameterError as error:
-            raise CheckpointError(f"{str(file)!r} is damaged: {error}") from error
+            layout = Layout.from_json(read_json(file))
+            if layout.id != file.stem:
+                raise ParameterError(f"It is the layout {layout.id}.")
+            layouts[file.stem] = layout
+        except (ParameterError, CheckpointError) as error:
+            if problems is not None:
+                problems[file.stem] = f"{str(file)!r} is damaged: {error}"
     return layouts
 
 
 def write_layout(folder: Path, layout: Layout) -> None:
-    """Write ``layouts/<id>.json``, in place of what was there."""
+    """Write ``layouts/<id>.json``, in place of what was there.
+
+    Raises:
+        ParameterError: Its metadata are not JSON-able.
+    """
     write_json(folder / LAYOUTS / f"{layout.id}.json", layout.to_json())
 
 
 def read_tasks(folder: Path) -> dict[str, Any]:
-    """The tasks that are described, by their names."""
-    found = (read_json(file) for file in sorted((folder / TASKS).glob("[!.]*.json")))
-    return {task["name"]: task["description"] for task in found}
+    """The tasks that are described, by their names.
+
+    Raises:
+        CheckpointError: A description is damaged.
+    """
+    tasks = {}
+    for file in sorted((folder / TASKS).glob("[!.]*.json")):
+        task = read_json(file)
+        if not isinstance(task.get("name"), str) or not isinstance(task.get("description"), dict):
+            raise CheckpointError(f"{str(file)!r} is no description of a task: it lacks a name or a description.")
+        tasks[task["name"]] = task["description"]
+    return tasks
 
 
 def write_task(folder: Path, name: str, description: Mapping[str, Any]) -> None:
@@ -135,33 +175,36 @@ def write_task(folder: Path, name: str, description: Mapping[str, Any]) -> None:
 
     Raises:
         CheckpointError: It is described otherwise already, or could not be written.
+        ParameterError: The description is not JSON-able.
     """
     # Names are anybody's; those of files are not.
-    file = folder / TASKS / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)[:100]}.json"
-    task = {"name": name, "description": dict(description)}
+    file = folder / TASKS / f"{re.sub(r'[^A-Za-z0-9_-]', '_', str(name))[:100]}.json"
+    task = {"name": str(name), "description": dict(description)}
     if file.exists():
-        if read_json(file) != json.loads(json.dumps(task)):
+        if read_json(file) != json.loads(_as_json(file, task)):
             raise CheckpointError(f"{str(file)!r} describes another task than {name!r} is now. Give it another name.")
         return
     write_json(file, task)
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object.
+def write_json(file: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON object in one step.
 
     Raises:
-        CheckpointError: It is none.
+        ParameterError: It is not JSON-able.
+        CheckpointError: It could not be written.
     """
+    text = _as_json(file, data) + "\n"
+    replace_file(file, lambda draft: draft.write_text(text, encoding="utf-8"), ADVICE)
+
+
+def _as_json(file: Path, data: Mapping[str, Any]) -> str:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(file)!r} is not readable JSON: {error}.") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{str(file)!r} holds a {type(data).__name__}; expected a JSON object.")
-    return data
-
-
-def write_json(file: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON object in one step."""
-    text = json.dumps(data, indent=1) + "\n"
-    replace_file(file, lambda draft: draft.write_text(text, encoding="utf-8"))
+        text = json.dumps(data, indent=1)
+        text.encode()
+        return text
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ParameterError(
+            f"What {file.name!r} should hold is not JSON-able: {error}. Expected numbers, text, truth values, and "
+            "lists and mappings of these."
+        ) from error

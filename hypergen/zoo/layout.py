@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -13,11 +15,14 @@ import torch
 from torch import Tensor
 
 from hypergen.errors import ParameterError
+from hypergen.functional.checkpoint_files import tensor_problem
 
 Role = Literal["generate", "copy", "frozen"]
 Kind = Literal["parameter", "running_mean", "running_var", "num_batches_tracked", "buffer"]
 Transform = Literal["none", "log"]
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_VALUES = 2**48
 # The names of torch's own batch norms, which a state dict keeps when it is all that there is.
 _STATISTICS: tuple[Kind, ...] = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -74,6 +79,10 @@ class Layout:
     name: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.base and not _DIGEST.fullmatch(self.base):
+            raise ParameterError(f"The layout's base is {self.base[:100]!r}; expected a sha256, or nothing.")
+
     @classmethod
     def of(
         cls,
@@ -113,6 +122,9 @@ class Layout:
                 raise ParameterError(
                     f"{key!r} is a {type(value).__name__}; expected a tensor. Pass what model.state_dict() returns."
                 )
+            problem = None if value.is_meta else tensor_problem(value)
+            if problem:
+                raise ParameterError(f"{key!r} {problem}.")
             # Empty and meta tensors have no memory that they could share.
             place = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
             if value.numel() and not value.is_meta and first_name.setdefault(place, key) != key:
@@ -231,12 +243,38 @@ class Layout:
                 for entry in data["entries"]
             )
             layout = cls(entries, dict(data["tied"]), data["base"], data["name"], dict(data["metadata"]))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ParameterError(f"This is no layout: {type(error).__name__}: {error}.") from error
         for entry in entries:
-            if entry.role not in get_args(Role) or not isinstance(getattr(torch, entry.dtype, None), torch.dtype):
-                raise ParameterError(f"This is no layout: {entry.key!r} has role {entry.role!r}, type {entry.dtype!r}.")
+            if problem := _entry_problem(entry):
+                raise ParameterError(f"This is no layout: {str(entry.key)[:200]!r} has {problem}.")
+        keys = {entry.key for entry in entries}
+        if not entries or len(keys) < len(entries) or not keys >= set(layout.tied.values()):
+            raise ParameterError("This is no layout: it has no entries, doubled ones, or ties to entries it lacks.")
+        if not isinstance(layout.name, str):
+            raise ParameterError("This is no layout: its name is no text.")
         return layout
+
+
+def _entry_problem(entry: Entry) -> str | None:
+    """What is wrong with an entry that was read; None where nothing is."""
+    if not isinstance(entry.key, str):
+        return "a key that is no text"
+    if not all(type(size) is int and size >= 0 for size in entry.shape) or math.prod(entry.shape) > _MOST_VALUES:
+        return f"the shape {str(entry.shape)[:200]}"
+    if (
+        entry.role not in get_args(Role)
+        or entry.kind not in get_args(Kind)
+        or entry.transform not in get_args(Transform)
+    ):
+        return f"role {entry.role!r}, kind {entry.kind!r}, transform {entry.transform!r}"
+    if not isinstance(entry.dtype, str) or not isinstance(getattr(torch, entry.dtype, None), torch.dtype):
+        return f"type {entry.dtype!r}"
+    if len(entry.groups) not in (0, len(entry.shape)) or not all(
+        group is None or type(group) is int for group in entry.groups
+    ):
+        return f"the groups {str(entry.groups)[:200]}"
+    return None
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

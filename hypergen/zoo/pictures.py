@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hypergen.errors import HypergenError
+from hypergen.functional.files import replace_file
 from hypergen.zoo.reader import Zoo
-from hypergen.zoo.shards import replace_file
 
 FORMATS = ("png", "svg", "pdf")
 _METRICS = ("test.accuracy", "validation.accuracy", "validation.loss", "test.loss", "train.loss")

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hypergen.errors import CheckpointError, ParameterError, UnknownNameError
+from hypergen.functional.checkpoint_files import check_start
+from hypergen.functional.files import inside
 from hypergen.zoo.folder import BASE, SHARDS, check_folder, read_layouts, read_rows, read_tasks, shards_without_index
 from hypergen.zoo.index import SPLITS, join
 from hypergen.zoo.layout import Layout, digest
@@ -50,7 +52,8 @@ class Zoo:
             raise ValueError(f"on_corrupt must be 'raise' or 'skip'; got {on_corrupt!r}")
         self.folder = check_folder(Path(folder))
         self.on_corrupt = on_corrupt
-        self.layouts: Mapping[str, Layout] = read_layouts(self.folder)
+        self._damaged_layouts: dict[str, str] = {}
+        self.layouts: Mapping[str, Layout] = read_layouts(self.folder, self._damaged_layouts)
         self.skipped: dict[str, str] = {}
         self._shards: dict[str, Shard] = {}
         self.index: pa.Table = self._read_index()
@@ -60,16 +63,22 @@ class Zoo:
         tables = [rows]
         for name in shards_without_index(self.folder, rows):
             try:
-                self._shards[name] = Shard(self.folder / SHARDS / name)
+                self._shards[name] = Shard(inside(self.folder / SHARDS, name, "The index"))
                 tables.append(self._shards[name].rows())
             except CheckpointError as error:
                 self.skipped[name] = str(error)
         for name in rows["shard"].unique().to_pylist():
             try:
-                self._shards[name] = Shard(self.folder / SHARDS / name)
+                self._shards[name] = Shard(inside(self.folder / SHARDS, name, "The index"))
             except CheckpointError as error:
                 self.skipped[name] = str(error)
-        index = join(tables)
+        index, notes = join(tables)
+        for layout_id in set(index["layout"].unique().to_pylist()) - set(self.layouts):
+            why = self._damaged_layouts.get(layout_id, f"Its layout {layout_id!r} is missing.")
+            of_layout = index.filter(pc.equal(index["layout"], layout_id))
+            self.skipped |= {name: f"{name}: {why}" for name in of_layout["shard"].unique().to_pylist()}
+        for note in notes:
+            warnings.warn(f"{str(self.folder)!r}: {note}", stacklevel=4)
         if not self.skipped:
             return index
         lost = pc.is_in(index["shard"], pa.array(list(self.skipped), pa.string()))
@@ -120,11 +129,17 @@ class Zoo:
             if name not in self.index.column_names:
                 raise UnknownNameError("column of the zoo", name, self.index.column_names)
             values = value if isinstance(value, (list, tuple, set, frozenset)) else [value]
-            of_type = pc.field(name).isin(pa.array(list(values), self.index.schema.field(name).type))
+            kind = self.index.schema.field(name).type
+            try:
+                of_type = pc.field(name).isin(pa.array(list(values), kind))
+            except (pa.ArrowException, TypeError, OverflowError, ValueError) as error:
+                raise ParameterError(
+                    f"{name}={value!r} does not fit the column, which holds {kind}: {error}"
+                ) from error
             condition = of_type if condition is None else condition & of_type
         try:
             return self if condition is None else self._view(self.index.filter(condition))
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, TypeError) as error:
             raise ParameterError(f"The condition does not fit the zoo's columns: {error}") from error
 
     def split(self, name: str, by: Literal["run", "task"] = "run") -> Zoo:
@@ -209,6 +224,7 @@ class Zoo:
     def _read_one(self, position: int, layout: Layout) -> dict[str, Tensor]:
         row = self._row(position)
         shard, rows = self._shards[row["shard"]], [row["row"]]
+        shard.check(layout)
         own = {entry.key: shard.read(entry.key, rows)[0] for entry in layout.stored}
         if layout.base:
             own |= self.base(layout)
@@ -229,9 +245,13 @@ class Zoo:
             return {}
         file = self.folder / BASE / f"{layout.base}.safetensors"
         try:
-            return load_file(file)
+            check_start(file)
+            tensors = load_file(file)
         except Exception as error:  # safetensors raises errors of its own kind, which derive from Exception alone.
             raise CheckpointError(f"The frozen tensors {str(file)!r} are missing or damaged: {error}.") from error
+        if set(tensors) != set(layout.keys("frozen")):
+            raise CheckpointError(f"The frozen tensors {str(file)!r} are not those of layout {layout.id}.")
+        return tensors
 
     def stack(self, rows: Sequence[int] | None = None, keys: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Tensors of many checkpoints of one layout.
@@ -255,6 +275,8 @@ class Zoo:
         if unknown:
             raise ParameterError(f"Layout {layout.id} stores no {unknown[0]!r}. It stores {', '.join(known[:20])}.")
         places = list(_by_shard(self.column("shard"), self.column("row")))
+        for shard, _, _ in places:
+            self._shards[shard].check(layout)
         result = {}
         for key in known if keys is None else keys:
             parts = [(positions, self._shards[shard].read(key, own)) for shard, positions, own in places]
@@ -280,6 +302,7 @@ class Zoo:
         damaged: dict[int, str] = {}
         for shard, positions, rows in _by_shard(self.column("shard"), self.column("row")):
             layout = self.layout_of(positions[0])
+            self._shards[shard].check(layout)
             for position, row in zip(positions, rows, strict=True):
                 values = {entry.key: self._shards[shard].read(entry.key, [row])[0] for entry in layout.stored}
                 if digest(values) != self._row(position)["sha256"]:

@@ -7,9 +7,7 @@ step; ``index.parquet`` is a copy of all rows for fast reading, and can be made 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hypergen.errors import CheckpointError
-from hypergen.zoo.index import table_from_rows
+from hypergen.functional.checkpoint_files import check_start, first_line
+from hypergen.functional.files import parse_json, replace_file
+from hypergen.zoo.index import check_index, table_from_rows
+from hypergen.zoo.layout import Layout
 
+ADVICE = "What the zoo held before is still readable; make room and go on."
 _ROWS = "rows"
+# How safetensors' headers spell the types of torch.
+_TYPES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "BF16": "bfloat16", "BOOL": "bool", "C64": "complex64"}
+_TYPES |= {f"F{bits}": f"float{bits}" for bits in (16, 32, 64)}
+_TYPES |= {
+    f"{letter}{bits}": f"{word}{bits}" for letter, word in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)
+}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -40,34 +48,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         save_file(own, draft, dict(metadata or {}))
         draft.chmod(mode)
 
-    replace_file(path, write)
-
-
-def replace_file(path: Path, write: Any) -> None:
-    """Let ``write`` make a draft beside ``path``, and put it in its place in one step.
-
-    Args:
-        path: The file.
-        write: Called with the path of the draft.
-
-    Raises:
-        CheckpointError: It could not be written; what was there before still is.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(draft)
-        with open(draft, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{str(path)!r} could not be written: {error}. What the zoo held before is still readable; make room and "
-            "go on."
-        ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+    replace_file(path, write, ADVICE)
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -98,11 +79,13 @@ class Shard:
         self.path = path
         if not path.is_file():
             raise CheckpointError(f"The shard {str(path)!r} is missing.")
+        check_start(path)
         try:
             self._file = safe_open(path, framework="pt")
             self._metadata = self._file.metadata() or {}
+            self._checked: set[str] = set()
         except (SafetensorError, OSError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [""])[0][:200]
+            reason = first_line(error)
             raise CheckpointError(
                 f"The shard {str(path)!r} is truncated or damaged ({reason}; {path.stat().st_size:,} bytes)."
             ) from error
@@ -114,14 +97,56 @@ class Shard:
     def rows(self) -> pa.Table:
         """Its rows of the index."""
         try:
-            columns = json.loads(self._metadata[_ROWS])
+            columns = parse_json(self._metadata[_ROWS], "its list of rows")
             names = list(columns)
-            return table_from_rows([dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)])
-        except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
+            rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            # What a file says of its own name and order is not believed.
+            for number, row in enumerate(rows):
+                row |= {"shard": self.path.name, "row": number}
+            table = check_index(table_from_rows(rows))
+            if (count := self._count()) is not None and count != len(rows):
+                raise CheckpointError(f"it has {len(rows)} rows for {count} checkpoints")
+            return table
+        except (
+            KeyError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            CheckpointError,
+            pa.ArrowException,
+        ) as error:
             raise CheckpointError(
-                f"The shard {str(self.path)!r} does not hold its rows of the index ({type(error).__name__}: {error}). "
-                "Files in shards/ come from ZooWriter; put others elsewhere and import them."
+                f"The shard {str(self.path)!r} does not hold its rows of the index ({type(error).__name__}: "
+                f"{str(error)[:300]}). Files in shards/ come from ZooWriter; put others elsewhere and import them."
             ) from error
+
+    def _count(self) -> int | None:
+        """How many checkpoints its tensors are of; None without any tensor."""
+        for key in self._file.keys():  # noqa: SIM118
+            shape = self._file.get_slice(key).get_shape()
+            return shape[0] if shape else 0
+        return None
+
+    def check(self, layout: Layout) -> None:
+        """Compare the file's header with a layout, before anything is read.
+
+        Raises:
+            CheckpointError: A tensor is missing, or of another shape or type.
+        """
+        if layout.id in self._checked:
+            return
+        there, count = set(self._file.keys()), self._count() or 0
+        for entry in layout.stored:
+            found = self._file.get_slice(entry.key) if entry.key in there else None
+            shape = None if found is None else found.get_shape()
+            dtype = None if found is None else _TYPES.get(found.get_dtype(), found.get_dtype())
+            if shape != [count, *entry.shape] or dtype != entry.dtype:
+                raise CheckpointError(
+                    f"The shard {str(self.path)!r} holds {entry.key!r} as {shape} {dtype}; its layout {layout.id} "
+                    f"expects {[count, *entry.shape]} {entry.dtype}. Restore the shard."
+                )
+        self._checked.add(layout.id)
 
     def read(self, key: str, rows: Sequence[int] | None = None) -> Tensor:
         """Read one tensor of some checkpoints.
@@ -142,4 +167,6 @@ class Shard:
         first, count = rows[0] if rows else 0, len(rows)
         if all(row == first + i for i, row in enumerate(rows)):
             return stacked[first : first + count].clone()
-        return stacked.index_select(0, torch.tensor(rows))
+        if any(not 0 <= row < len(stacked) for row in rows):
+            raise CheckpointError(f"The shard {str(self.path)!r} has {len(stacked)} rows; the index names others.")
+        return stacked[torch.tensor(rows)]

@@ -6,6 +6,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,20 +14,34 @@ import pyarrow.parquet
 import torch
 from torch import Tensor
 
-from hypergen.errors import CheckpointError, ParameterError
+from hypergen.errors import CheckpointError, HypergenError, ParameterError
+from hypergen.functional.files import FolderLock, inside, replace_file
 from hypergen.zoo.folder import (
     BASE,
     INDEX,
+    LOCK,
     SHARDS,
     make_folder,
     read_all_rows,
     read_layouts,
+    refuse_other_folder,
+    remove_drafts,
     write_layout,
     write_task,
 )
-from hypergen.zoo.index import DEFAULT_SHARES, Split, check_shares, split_of, uid_of
+from hypergen.zoo.index import (
+    DEFAULT_SHARES,
+    SCHEMA,
+    Split,
+    check_shares,
+    checked_row,
+    kind_of,
+    kinds_of,
+    split_of,
+    uid_of,
+)
 from hypergen.zoo.layout import Layout, digest, row_bytes
-from hypergen.zoo.shards import replace_file, write_shard, write_tensors
+from hypergen.zoo.shards import ADVICE, Shard, write_shard, write_tensors
 
 OnDuplicate = Literal["error", "skip"]
 
@@ -63,14 +78,23 @@ class ZooWriter:
         check_shares(shares)
         if on_duplicate not in ("error", "skip"):
             raise ValueError(f"on_duplicate must be 'error' or 'skip'; got {on_duplicate!r}")
-        self.folder = make_folder(Path(folder))
+        for name, value in (("shard_bytes", shard_bytes), ("shard_rows", shard_rows)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a positive whole number; got {value!r}")
+        refuse_other_folder(Path(folder))
+        self._lock = FolderLock(folder, LOCK)
+        with self._lock.held():
+            self.folder = make_folder(Path(folder))
+            remove_drafts(self.folder)
+            self.layouts = read_layouts(self.folder)
+            rows = read_all_rows(self.folder)
+            self._known_shards = set(self._shard_names())
         self.shard_bytes, self.shard_rows = shard_bytes, shard_rows
         self.shares, self.on_duplicate = dict(shares), on_duplicate
-        self.layouts = read_layouts(self.folder)
-        rows = read_all_rows(self.folder)
         self._uids = set(rows["uid"].to_pylist())
-        self._shards = sum(1 for _ in (self.folder / SHARDS).glob("[!.]*.safetensors"))
+        self._kinds = kinds_of(rows)
         self._split_of_run = dict(zip(rows["run"].to_pylist(), rows["split_run"].to_pylist(), strict=True))
+        self._others: set[str] = set()
         self._gathered: dict[str, list[tuple[dict[str, Tensor], list[dict[str, Any]]]]] = {}
         self._bytes: dict[str, int] = {}
 
@@ -84,8 +108,18 @@ class ZooWriter:
     def __enter__(self) -> ZooWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            self.close()
+        except HypergenError as second:
+            if error is None:
+                raise
+            # What went wrong first is what the caller should hear of.
+            error.add_note(f"What was gathered could not be written either: {second}")
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other writers out for a block, for what is written into the folder besides checkpoints."""
+        return self._lock.held()
 
     def add(
         self,
@@ -127,7 +161,8 @@ class ZooWriter:
             The checkpoint's name in the zoo; None if it was there already and is skipped.
 
         Raises:
-            ParameterError: The tensors do not fit the layout.
+            ParameterError: The tensors do not fit the layout, or a value is no number, text or truth value, or of
+                another kind than the zoo holds in its column; nothing of the checkpoint is kept.
             CheckpointError: The zoo holds the checkpoint already, or a shard could not be written.
             ValueError: Splits contradict each other.
         """
@@ -142,10 +177,9 @@ class ZooWriter:
             "split_task": split_task,
         }
         for group, values in (("hyperparameters", hyperparameters), ("validation", validation), ("test", test)):
-            named |= {f"{group}.{name}": _plain(value) for name, value in (values or {}).items()}
-        self._add_base(layout, state)
+            named |= {f"{group}.{name}": value for name, value in (values or {}).items()}
         held = {key: state[key].detach().unsqueeze(0) for key in layout.keys("generate", "copy") if key in state}
-        added = self._add(held, layout, [{"run": run, "step": int(step), **named}])
+        added = self._add(held, layout, [{"run": run, "step": step, **named}], state)
         return added[0] if added else None
 
     def add_stacked(
@@ -180,9 +214,8 @@ class ZooWriter:
         by_column = {"run": list(runs), "step": steps, **(columns or {})}
         values = {name: _column(name, value, count) for name, value in by_column.items()}
         rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-        self._add_base(layout, stacked, check=False)
         held = {key: stacked[key].detach() for key in layout.keys("generate", "copy") if key in stacked}
-        return self._add(held, layout, rows)
+        return self._add(held, layout, rows, stacked, check_base=False)
 
     def add_task(self, name: str, description: Mapping[str, Any]) -> None:
         """Describe a task in ``tasks/<name>.json``: its code, text, classes, data, or anything JSON-able.
@@ -190,39 +223,68 @@ class ZooWriter:
         Raises:
             CheckpointError: It could not be written, or the zoo describes the task otherwise.
         """
-        write_task(self.folder, name, description)
+        with self._lock.held():
+            write_task(self.folder, name, description)
 
     def flush(self) -> None:
         """Write what is gathered; the zoo on disk holds every checkpoint that was added.
 
         Raises:
-            CheckpointError: A shard could not be written; what it would have held is still gathered.
+            CheckpointError: A shard could not be written; what it would have held is still gathered. Or another writer
+                has added checkpoints of the same run and step meanwhile; all others are written.
         """
         for layout_id in list(self._gathered):
             self._flush(layout_id)
 
     def close(self) -> None:
         """Write what is gathered, and the whole index."""
-        self.flush()
-        rows = read_all_rows(self.folder)
-        replace_file(self.folder / INDEX, lambda draft: pyarrow.parquet.write_table(rows, draft))
+        try:
+            self.flush()
+        finally:
+            with self._lock.held():
+                rows = read_all_rows(self.folder)
+                replace_file(self.folder / INDEX, lambda draft: pyarrow.parquet.write_table(rows, draft), ADVICE)
 
-    def _add(self, stacked: dict[str, Tensor], layout: Layout, rows: list[dict[str, Any]]) -> list[str]:
+    def _add(
+        self,
+        stacked: dict[str, Tensor],
+        layout: Layout,
+        rows: list[dict[str, Any]],
+        state: Mapping[str, Tensor],
+        check_base: bool = True,
+    ) -> list[str]:
+        # Everything is checked before anything is kept, on disk or in memory: a checkpoint that cannot be written would
+        # make every later one of its shard unwritable, too.
         layout.check(stacked, (len(rows),))
+        without_values = [key for key, value in stacked.items() if value.is_meta]
+        if without_values:
+            raise ParameterError(f"{without_values[0]!r} is on the meta device and has no values to keep.")
+        kinds = dict(self._kinds)
+        for number, row in enumerate(rows):
+            rows[number] = checked_row(row, kinds)
+            kinds |= {
+                name: kind_of(value)
+                for name, value in rows[number].items()
+                if name not in SCHEMA.names and value is not None
+            }
         kept = self._kept(rows)
         if not kept:
             return []
-        if layout.id not in self.layouts:
-            write_layout(self.folder, layout)
-            self.layouts[layout.id] = layout
+        splits = [self._splits(rows[i]) for i in kept]
+        if layout.base or layout.id not in self.layouts:
+            with self._lock.held():
+                self._add_base(layout, state, check_base)
+                if layout.id not in self.layouts:
+                    write_layout(self.folder, layout)
+                    self.layouts[layout.id] = layout
+        self._kinds = kinds
         if len(kept) == len(rows):
             # A copy: whoever trains goes on changing theirs.
             stacked = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in stacked.items()}
         else:
             index = torch.tensor(kept)
-            stacked = {key: value.detach().cpu().index_select(0, index) for key, value in stacked.items()}
+            stacked = {key: value.detach().cpu()[index] for key, value in stacked.items()}
         rows = [{**rows[i], "uid": uid_of(rows[i]["run"], rows[i]["step"]), "layout": layout.id} for i in kept]
-        splits = [self._splits(row) for row in rows]
         for row, split in zip(rows, splits, strict=True):
             row |= split
             self._split_of_run[row["run"]] = row["split_run"]
@@ -267,28 +329,64 @@ class ZooWriter:
         return {"split_run": split_run, "split_task": split_task}
 
     def _flush(self, layout_id: str) -> None:
-        parts = self._gathered[layout_id]
-        keys = [entry.key for entry in self.layouts[layout_id].stored]
-        stacked = {key: torch.cat([part[key] for part, _ in parts]) for key in keys}
-        rows = [row for _, gathered in parts for row in gathered]
-        # In the order in which they were written; the random part tells writers apart that are at it together.
-        name = f"{self._shards:06d}-{uuid.uuid4().hex[:8]}.safetensors"
+        with self._lock.held():
+            others = self._added_by_others()
+            parts = self._gathered[layout_id]
+            keys = [entry.key for entry in self.layouts[layout_id].stored]
+            stacked = {key: torch.cat([part[key] for part, _ in parts]) for key in keys}
+            rows = [row for _, gathered in parts for row in gathered]
+            new = [i for i, row in enumerate(rows) if row["uid"] not in others]
+            doubled = [row["uid"] for row in rows if row["uid"] in others]
+            if new and doubled:
+                stacked = {key: value[torch.tensor(new)] for key, value in stacked.items()}
+            rows = [rows[i] for i in new]
+            if rows:
+                self._write(stacked, rows)
+            del self._gathered[layout_id], self._bytes[layout_id]
+        if doubled and self.on_duplicate == "error":
+            raise CheckpointError(
+                f"Another writer has added {doubled[0]!r} to {str(self.folder)!r} meanwhile, and {len(doubled) - 1} "
+                "more of this one's. Theirs are kept; give runs names of their own, or pass on_duplicate='skip'."
+            )
+
+    def _write(self, stacked: Mapping[str, Tensor], rows: list[dict[str, Any]]) -> None:
+        # In the order in which they were written; the random part tells apart what is copied together from two zoos.
+        name = f"{len(self._known_shards):06d}-{uuid.uuid4().hex[:8]}.safetensors"
         in_bytes = [row_bytes(stacked[key]) for key in sorted(stacked)]
         finite = torch.ones(len(rows), dtype=torch.bool)
         for value in stacked.values():
-            if value.is_floating_point():
-                finite &= value.reshape(len(rows), -1).isfinite().all(1)
+            if value.is_floating_point() or value.is_complex():
+                small = value.is_floating_point() and value.element_size() == 1  # float8 has no such operation
+                finite &= (value.float() if small else value).reshape(len(rows), -1).isfinite().all(1)
         for i, row in enumerate(rows):
             row |= {"finite": bool(finite[i]), "sha256": _sha256(in_bytes, i), "shard": name, "row": i}
         write_shard(self.folder / SHARDS / name, stacked, rows)
-        self._shards += 1
-        del self._gathered[layout_id], self._bytes[layout_id]
+        self._known_shards.add(name)
+
+    def _shard_names(self) -> list[str]:
+        return [file.name for file in (self.folder / SHARDS).glob("[!.]*.safetensors")]
+
+    def _added_by_others(self) -> set[str]:
+        """Checkpoints in shards that other writers have added since this one last looked."""
+        uids: set[str] = set()
+        for name in self._shard_names():
+            if name in self._known_shards:
+                continue
+            self._known_shards.add(name)
+            with suppress(CheckpointError):  # damaged; readers name it
+                rows = Shard(self.folder / SHARDS / name).rows()
+                uids.update(rows["uid"].to_pylist())
+                for column, kind in kinds_of(rows).items():
+                    self._kinds.setdefault(column, kind)
+        self._uids |= uids
+        self._others |= uids
+        return self._others
 
     def _add_base(self, layout: Layout, state: Mapping[str, Tensor], check: bool = True) -> None:
         if not layout.base:
             return
         frozen = {key: state[key].detach() for key in layout.keys("frozen") if key in state}
-        path = self.folder / BASE / f"{layout.base}.safetensors"
+        path = inside(self.folder / BASE, f"{layout.base}.safetensors", "The layout")
         if check and frozen and path.exists():
             if len(frozen) == len(layout.keys("frozen")) and digest(frozen) != layout.base:
                 raise ParameterError(
@@ -312,15 +410,10 @@ def _sha256(in_bytes: Sequence[Any], row: int) -> str:
 
 
 def _column(name: str, value: Any, count: int) -> list[Any]:
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.dim() < 2:
         value = value.tolist()
     if isinstance(value, str) or not isinstance(value, Sequence):
-        return [_plain(value)] * count
+        return [value] * count
     if len(value) != count:
         raise ParameterError(f"{name!r} has {len(value)} values for {count} checkpoints.")
-    return [_plain(item) for item in value]
-
-
-def _plain(value: Any) -> Any:
-    """A number, text or truth value as JSON has it, also if numpy or torch made it."""
-    return value.item() if hasattr(value, "item") else value
+    return list(value)

@@ -13,18 +13,18 @@ from typing import Any
 
 from torch import Tensor
 
-from hypergen.errors import TraceError
+from hypergen.errors import CheckpointError, TraceError
+from hypergen.functional.files import read_json
 from hypergen.functional.stacked import Snapshot, Splits
 from hypergen.graph import trace
 from hypergen.zoo.build.engines import Engine, LocalEngine
 from hypergen.zoo.build.plan import Buildable, Group, ZooPlan
 from hypergen.zoo.build.progress import Progress
-from hypergen.zoo.folder import read_json, write_json
+from hypergen.zoo.folder import BUILDS, write_json
 from hypergen.zoo.index import uid_of
 from hypergen.zoo.layout import Layout
 from hypergen.zoo.writer import ZooWriter
 
-BUILDS = "builds"
 _VECTORS = ("learning_rate", "weight_decay", "init_scale", "data_fraction")
 
 
@@ -112,7 +112,8 @@ def build_zoo(
                     bar.measured(group.architecture.name, snapshot)
                     continue
                 writer.flush()
-                record.add(diverged, time.monotonic() - begun)
+                with writer.locked():
+                    record.add(diverged, time.monotonic() - begun)
                 diverged, begun = [], time.monotonic()
         checkpoints = len(writer)
     return BuildReport(
@@ -173,9 +174,19 @@ class _Record:
 
     def __init__(self, file: Path, plan: Mapping[str, Any]) -> None:
         self.file, self.plan = file, plan
-        record = read_json(file) if file.exists() else {}
-        self.seconds = float(record.get("seconds", 0.0))
-        self.diverged: list[str] = list(record.get("diverged", ()))
+        self.seconds = 0.0
+        self.diverged: list[str] = []
+        self._read()
+
+    def _read(self) -> None:
+        record = read_json(self.file) if self.file.exists() else {}
+        seconds, diverged = record.get("seconds", 0.0), record.get("diverged", [])
+        if not isinstance(seconds, (int, float)) or not isinstance(diverged, list):
+            raise CheckpointError(
+                f"{str(self.file)!r} is no record of a build. Delete it; networks that diverged train again."
+            )
+        self.seconds = float(seconds)
+        self.diverged = [str(run) for run in diverged]
 
     def has(self, group: Group, writer: ZooWriter) -> bool:
         """Whether every network of a group was trained to its end."""
@@ -183,7 +194,8 @@ class _Record:
         return all(recipe.run in lost or uid_of(recipe.run, recipe.steps) in writer for recipe in group.recipes)
 
     def add(self, diverged: list[str], seconds: float) -> None:
-        """Write down a group."""
+        """Write down a group, beside those that another build at the same plan has written meanwhile."""
+        self._read()
         self.diverged += [run for run in diverged if run not in self.diverged]
         self.seconds += seconds
         write_json(self.file, {"plan": self.plan, "seconds": self.seconds, "diverged": self.diverged})

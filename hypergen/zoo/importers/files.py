@@ -15,8 +15,12 @@ from hypergen.zoo.importers.states import read_file, state_in
 from hypergen.zoo.index import GROUPS
 
 _PLAIN = ("run", "step", "task", "parent", "init_seed", "data_seed", "init_hash")
+_METRICS = ("train", "validation", "test")
 _NUMBERS = ("step", "init_seed", "data_seed")
 _KINDS = {"": r"[^/]+?", "d": r"-?\d+", "f": r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"}
+_MOST_PATTERN = 1_000
+# A group that ends in a repetition and is repeated itself: the form of expressions that take exponential time.
+_NESTED = re.compile(r"[+*}]\??\)(?:[+*]|\{\d*,)|\|[^()]*\)[+*]")
 _FIELD = re.compile(r"\{([\w.]+)(?::(\w))?\}")
 
 
@@ -28,7 +32,7 @@ def find(source: Path, *, pattern: str, key: str = "", prefix: str = "") -> Iter
         pattern: With fields for columns: ``"{run}/epoch_{step:d}_acc{test.accuracy:f}.pth"``; ``:d`` is a whole number,
             ``:f`` any number, and text has no slash. Or a regular expression with named groups, in which ``__`` stands
             for the dot: ``r"(?P<run>\w+)/(?P<step>\d+)_(?P<test__accuracy>[\d.]+)\.pth"``. Without a run, the path
-            up to the step is its name.
+            up to the step is its name, without the metrics in it.
         key: Where the state dict is in a file, if there are several; see
             :func:`hypergen.zoo.importers.states.state_in`.
         prefix: Take only tensors whose names begin so.
@@ -45,13 +49,24 @@ def find(source: Path, *, pattern: str, key: str = "", prefix: str = "") -> Iter
             continue
         columns = _columns(match, numbers, path)
         step = columns.pop("step", 0)
-        end = match.start("step") if "step" in match.re.groupindex else len(path) - len(file.suffix)
-        run = columns.pop("run", None) or path[:end].rstrip("/_-. ") or source.name
+        run = columns.pop("run", None) or _run(match, path, file) or source.resolve().name
 
         def read(file: Path = file) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
             return state_in(read_file(file), file, key, prefix), {}
 
         yield Found(file, run, step, read, columns)
+
+
+def _run(match: re.Match[str], path: str, file: Path) -> str:
+    """The run of a file whose pattern names none: its path up to the step, without what one step's metrics are."""
+    end = match.start("step") if "step" in match.re.groupindex else len(path) - len(file.suffix)
+    metrics = [match.span(name) for name in match.re.groupindex if name.partition("__")[0] in _METRICS]
+    kept = [i for i in range(max(end, 0)) if "step" not in match.re.groupindex or not _within(i, metrics)]
+    return "".join(path[i] for i in kept).rstrip("/_-. ")
+
+
+def _within(position: int, spans: list[tuple[int, int]]) -> bool:
+    return any(first <= position < end for first, end in spans)
 
 
 def _compile(pattern: str) -> tuple[re.Pattern[str], dict[str, str]]:
@@ -69,9 +84,14 @@ def _compile(pattern: str) -> tuple[re.Pattern[str], dict[str, str]]:
             parts += [re.escape(pattern[end : field.start()]), f"(?P<{name}>{_KINDS[kind]})"]
             end = field.end()
         text = "".join([*parts, re.escape(pattern[end:])])
+    if len(pattern) > _MOST_PATTERN or _NESTED.search(text):
+        raise CheckpointError(
+            f"The pattern {pattern[:200]!r} repeats a repetition, or is longer than {_MOST_PATTERN} characters: "
+            "matching it could take for ever. Write it with fields, such as '{run}/epoch_{step:d}.pth'."
+        )
     try:
         expression = re.compile(text)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise CheckpointError(f"The pattern {pattern!r} is not valid: {error}.") from error
     for name in expression.groupindex:
         group, dot, _ = name.partition("__")

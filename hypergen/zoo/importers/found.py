@@ -11,8 +11,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from hypergen.errors import CheckpointError, HypergenError
-from hypergen.zoo.index import uid_of
-from hypergen.zoo.layout import Layout
+from hypergen.zoo.index import plain_value, uid_of
+from hypergen.zoo.layout import Layout, digest
 from hypergen.zoo.writer import ZooWriter
 
 OnError = Literal["raise", "skip"]
@@ -60,34 +60,48 @@ class ImportReport:
     layouts: Mapping[str, int]
 
 
+def unreadable(path: Path, error: CheckpointError) -> Found:
+    """What stands for a checkpoint whose description cannot be read: an import may go on without it."""
+
+    def read() -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        raise error
+
+    return Found(path, path.name, None, read)
+
+
 def add_found(found: Iterator[Found], folder: Path, source: str, on_error: OnError) -> ImportReport:
     """Read checkpoints and add them to a zoo."""
     added: list[str] = []
     failed: dict[str, str] = {}
     layouts: dict[str, int] = {}
-    known, seen = 0, dict[str, Path]()
+    known, seen = 0, dict[str, tuple[Path, str]]()
     with ZooWriter(folder) as writer:
         for checkpoint in found:
-            if checkpoint.step is not None and _already(writer, checkpoint, checkpoint.step, seen):
-                known += 1
-                continue
             try:
+                if checkpoint.step is not None and _is_known(writer, checkpoint, checkpoint.step, seen):
+                    known += 1
+                    continue
                 state, columns = checkpoint.read()
                 columns = {**checkpoint.columns, **columns}
-                step = int(columns.pop("step", checkpoint.step))
-                if checkpoint.step is None and _already(writer, checkpoint, step, seen):
+                step = _step(columns.pop("step", checkpoint.step))
+                uid = uid_of(checkpoint.run, step)
+                content = digest(state)
+                if uid in seen and seen[uid][1] == content:  # as last.ckpt often is a copy of the best one
+                    known += 1
+                    continue
+                if _is_known(writer, checkpoint, step, seen):
                     known += 1
                     continue
                 layout = Layout.of(state, metadata=checkpoint.metadata)
                 stacked = {entry.key: state[entry.key].unsqueeze(0) for entry in layout.entries}
                 names = writer.add_stacked(stacked, runs=[checkpoint.run], steps=step, layout=layout, columns=columns)
-            except HypergenError as error:
+            except (HypergenError, OSError) as error:
                 message = str(error) if str(checkpoint.path) in str(error) else f"{str(checkpoint.path)!r}: {error}"
                 if on_error == "raise":
                     raise CheckpointError(message) from error
                 failed[str(checkpoint.path)] = message
                 continue
-            seen[names[0]] = checkpoint.path
+            seen[names[0]] = checkpoint.path, content
             added += names
             layouts[layout.id] = layouts.get(layout.id, 0) + 1
     if not added and not known and not failed:
@@ -95,13 +109,22 @@ def add_found(found: Iterator[Found], folder: Path, source: str, on_error: OnErr
     return ImportReport(tuple(added), known, failed, layouts)
 
 
-def _already(writer: ZooWriter, found: Found, step: int, seen: Mapping[str, Path]) -> bool:
+def _step(step: Any) -> int:
+    value = plain_value("step", step)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or int(value) != value:
+        raise CheckpointError(f"The step is {step!r}; expected a whole number.")
+    return int(value)
+
+
+def _is_known(writer: ZooWriter, found: Found, step: int, seen: Mapping[str, tuple[Path, str]]) -> bool:
     """Whether the zoo holds a checkpoint; but two files of one import must not be taken for the same."""
     uid = uid_of(found.run, step)
     if uid in seen:
+        if found.step is not None and found.read is not None and seen[uid][1] == digest(found.read()[0]):
+            return True
         raise CheckpointError(
-            f"{str(found.path)!r} and {str(seen[uid])!r} would both be {uid!r}, a run and a step. Tell them apart, for "
-            "example by a pattern that reads both from the files' names."
+            f"{str(found.path)!r} and {str(seen[uid][0])!r} would both be {uid!r}, a run and a step. Tell them apart, "
+            "for example by a pattern that reads both from the files' names."
         )
     return uid in writer
 
@@ -117,9 +140,16 @@ def columns_of(hyperparameters: Mapping[str, Any], metrics: Mapping[str, Any]) -
     for name, value in hyperparameters.items():
         if value is not None:
             plain = isinstance(value, (bool, int, float, str))
-            columns[f"hyperparameters.{name}"] = value if plain else json.dumps(value, default=str)
+            columns[f"hyperparameters.{name}"] = value if plain else _as_text(value)
     for name, value in metrics.items():
         word, _, rest = name.replace("/", "_").partition("_")
         if word in _SPLITS and rest and isinstance(value, (int, float)) and not isinstance(value, bool):
             columns[f"{_SPLITS[word]}.{_NAMES.get(rest, rest)}"] = value
     return columns
+
+
+def _as_text(value: Any) -> str:
+    try:
+        return json.dumps(value, default=lambda other: f"<{type(other).__name__}>", skipkeys=True)
+    except (TypeError, ValueError, RecursionError):
+        return f"<{type(value).__name__}>"

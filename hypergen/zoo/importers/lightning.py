@@ -31,7 +31,8 @@ def find(source: Path, *, prefix: str = "") -> Iterator[Found]:
             content = read_file(file)
             if not isinstance(content, Mapping) or not {"state_dict", "global_step"} <= set(content):
                 raise CheckpointError(f"{str(file)!r} is no checkpoint of Lightning: it has no 'state_dict' and step.")
-            columns = columns_of(content.get("hyper_parameters") or {}, _watched(content))
+            hyperparameters = content.get("hyper_parameters")
+            columns = columns_of(hyperparameters if isinstance(hyperparameters, Mapping) else {}, _watched(content))
             state = state_in(content, file, "state_dict", prefix)
             return state, {**columns, "step": content["global_step"]}
 
@@ -40,7 +41,9 @@ def find(source: Path, *, prefix: str = "") -> Iterator[Found]:
 
 def _watched(content: Mapping[str, Any]) -> dict[str, Any]:
     metrics = {}
-    for state in (content.get("callbacks") or {}).values():
-        if isinstance(state, Mapping) and state.get("monitor") and state.get("current_score") is not None:
-            metrics[str(state["monitor"])] = float(state["current_score"])
+    callbacks = content.get("callbacks")
+    for state in callbacks.values() if isinstance(callbacks, Mapping) else ():
+        score = state.get("current_score") if isinstance(state, Mapping) and state.get("monitor") else None
+        if isinstance(score, (int, float)) or (isinstance(score, Tensor) and score.numel() == 1):
+            metrics[str(state["monitor"])] = float(score)
     return metrics

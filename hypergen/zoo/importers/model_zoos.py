@@ -8,7 +8,6 @@ trials describes the layers.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from hypergen.errors import CheckpointError
-from hypergen.zoo.importers.found import Found, columns_of
+from hypergen.functional.files import parse_json, read_json
+from hypergen.zoo.importers.found import Found, columns_of, unreadable
 from hypergen.zoo.importers.states import read_file, state_in
 
 _NUMBER = re.compile(r"checkpoint_(\d+)")
@@ -30,15 +30,17 @@ def find(source: Path, *, file_name: str = "checkpoints") -> Iterator[Found]:
     Args:
         source: The folder of a zoo, or of several.
         file_name: Of the state dict in a checkpoint's folder.
-
-    Raises:
-        CheckpointError: A JSON file is damaged; the message names it and the line.
     """
     for results in sorted(source.rglob("result.json")):
         trial = results.parent
-        metrics = _results(results)
-        described = _described(trial)
-        config = _json(trial / "params.json") or next(iter(metrics.values()), {}).get("config", {})
+        try:
+            metrics = _results(results)
+            described = _described(trial)
+            config = _json(trial / "params.json") or next(iter(metrics.values()), {}).get("config", {})
+        except CheckpointError as error:
+            yield unreadable(results, error)
+            continue
+        config = config if isinstance(config, Mapping) else {}
         for folder in sorted(trial.glob("checkpoint_*")):
             match, file = _NUMBER.fullmatch(folder.name), folder / file_name
             if match is None or not file.is_file():
@@ -58,13 +60,17 @@ def find(source: Path, *, file_name: str = "checkpoints") -> Iterator[Found]:
 def _results(file: Path) -> dict[int, dict[str, Any]]:
     """What was logged at each epoch."""
     results = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(file)!r} cannot be read as text: {error}.") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line, "the line")
             results[int(row["training_iteration"])] = row
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, CheckpointError) as error:
             raise CheckpointError(
                 f"Line {number} of {str(file)!r} is no result of an epoch: {type(error).__name__}: {error}. A run that "
                 "was killed may leave half a line: delete it."
@@ -79,9 +85,4 @@ def _described(trial: Path) -> dict[str, Any]:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(file)!r} is not readable JSON: {error}.") from error
+    return read_json(file) if file.is_file() else {}
