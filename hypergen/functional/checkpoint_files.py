@@ -30,7 +30,10 @@ _PLAIN_MODULES = re.compile(
     r"|pytorch_lightning\.utilities\.parsing|lightning\.pytorch\.utilities\.parsing"
     r"|lightning_fabric\.utilities\.data|lightning\.fabric\.utilities\.data)(\..+)?"
 )
-_PLAIN_NAMES = re.compile(r"(numpy|numpy\._core|numpy\.core|numpy\.dtypes)(\.\w+)*|builtins\.(complex|bytearray|slice)")
+_PLAIN_NAMES = re.compile(
+    r"numpy(\._core|\.core)?\.multiarray\.\w+|numpy(\.dtypes)?\.\w+|_codecs\.encode"
+    r"|builtins\.(bool|bytearray|bytes|complex|dict|float|frozenset|int|list|object|range|set|slice|str|tuple)"
+)
 _FORBIDDEN = re.compile(r"types\.(?!SimpleNamespace|MappingProxyType)\w+|collections\.abc\..*")
 _UNSUPPORTED = re.compile(r"GLOBAL (\S+) was not an allowed global|unsupported GLOBAL (\S+) whose module")
 # Subclasses of dict, which torch's reader fills only where they are plain ones.
@@ -170,6 +173,7 @@ def _read_pickle(path: Path) -> Any:
         except pickle.UnpicklingError as error:
             found = _UNSUPPORTED.search(str(error))
             name = (found[1] or found[2]) if found else ""
+            name = f"builtins.{name}" if name and "." not in name else name
             if not name or name in stand_ins or len(stand_ins) >= _MOST_CLASSES:
                 if "Weights only load failed" not in str(error):
                     raise
@@ -222,6 +226,8 @@ def _plain(value: Any, seen: dict[int, Any], depth: int) -> Any:
     """The same with plain values in place of stand-ins."""
     if depth > _MOST_DEPTH:
         raise CheckpointError(f"The file nests values more than {_MOST_DEPTH} deep, which is not read.")
+    if isinstance(value, type):
+        return value.__name__
     if isinstance(value, Tensor) or not isinstance(value, (Mapping, list, tuple)):
         return value
     if id(value) in seen:
