@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -206,6 +206,7 @@ class _View:
     def finished(self, cutoff: int) -> ReleasedGraph:
         """The view of the whole graph."""
         count = len(self.primitives)
+        self._put_average_before_classifier()
         edges = torch.tensor(sorted(set(self.edges)), dtype=torch.int64).reshape(-1, 2).t()
         lengths = ComputationalGraph(tuple(OpNode(p) for p in self.primitives), edges, {}).shortest_paths(2**14)
         lengths = lengths.long().clamp(min=0)
@@ -225,6 +226,21 @@ class _View:
             tuple(targets),
             tuple(name for name in self.graph.parameter_shapes if name not in served),
         )
+
+    def _put_average_before_classifier(self) -> None:
+        """Where a fully convolutional network averages what its classifier gives, exchange both, as for SqueezeNet.
+
+        Only what the last three nodes stand for moves; they are a chain, so edges stay.
+        """
+        last = len(self.primitives) - 1
+        if self.primitives[-3:] != ["conv", "bias", "glob_avg"] or not _is_matrix(self.shapes[-3] or ()):
+            return
+        self.primitives[-3:] = ["glob_avg", "conv", "bias"]
+        self.shapes[-3:] = [self.shapes[-1], *self.shapes[-3:-1]]
+        moved = {last - 2: last - 1, last - 1: last}
+        self.targets = [
+            replace(target, node=moved[target.node]) if target.node in moved else target for target in self.targets
+        ]
 
 
 def _is_matrix(shape: Sequence[int]) -> bool:

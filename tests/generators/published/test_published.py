@@ -403,3 +403,21 @@ def test_published_sizes_with_magnitude_invariant_heads(name):
     with pytest.warns(UserWarning):
         again = load_generator(name).generate(net, example_inputs=torch.zeros(1, 3, 8, 8))
     assert all(torch.equal(again[key], value) for key, value in parameters.items())
+
+
+def test_the_average_behind_a_convolutional_classifier_stands_before_it():
+    """As the published code reorders the last nodes of SqueezeNet, whose edges stay a chain."""
+    body = [nn.Conv2d(3, 8, 3), nn.ReLU()]
+    net = nn.Sequential(*body, nn.Conv2d(8, 10, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    view = released_graph(hypergen.trace(net, IMAGE))
+    assert [PRIMITIVES[i] for i in view.primitives[-3:]] == ["glob_avg", "conv", "bias"]
+    count = len(view.primitives)
+    assert {target.name: (target.node, target.kind) for target in view.targets if target.name.startswith("2.")} == {
+        "2.weight": (count - 2, "class_weight"),
+        "2.bias": (count - 1, "class_bias"),
+    }
+    assert [view.distances[i, i + 1].item() for i in range(count - 3, count - 1)] == [1, 1]
+    usual = released_graph(hypergen.trace(nn.Sequential(*body, nn.Conv2d(8, 10, 3)), IMAGE))
+    assert PRIMITIVES[usual.primitives[-1]] == "bias"
+    parameters = quiet(make("ghn-3").generate, net, example_inputs=IMAGE)
+    assert parameters["2.weight"].shape == (10, 8, 1, 1)
