@@ -159,9 +159,13 @@ def _call_procedure(config: DictConfig) -> Any:
 def _main(config: DictConfig) -> float | None:
     with error_boundary(interrupted=_how_to_go_on):
         outcome = run(config)
-        if config.optimized_metric is None or not (outcome.logged or outcome.results):
+        if config.optimized_metric is None:
             return None
-        return outcome.metric(config.optimized_metric)
+        try:
+            return outcome.metric(config.optimized_metric)
+        except HypergenError as error:  # The run itself is complete; a search by this metric stops.
+            print(error, file=sys.stderr)
+            return None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -109,13 +109,17 @@ class LatentDiffusionTraining(pl.LightningModule):
         denoised = _clean(scheduler, predicted, noisy, times)
         denoising = F.mse_loss(denoised, clean)
         self.log("denoising", denoising, prog_bar=True)
+        loss = self.latent_weight * denoising
         if not self.behaviour_weight:
-            return self.latent_weight * denoising
+            self.log("train/loss", loss)
+            return loss
         own = denoised * generator.autoencoder.latent_std + generator.autoencoder.latent_mean
         tokens = generator.autoencoder.decode(own, zoo.layouts, into, architectures)
         behaviour = behaviour_loss(generator, zoo, networks, tokens, into, self.inputs[probes])
         self.log("behaviour", behaviour, prog_bar=True)
-        return self.latent_weight * denoising + self.behaviour_weight * behaviour
+        loss = loss + self.behaviour_weight * behaviour
+        self.log("train/loss", loss)
+        return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Advance the moving average."""
