@@ -73,7 +73,7 @@ def evaluate_property_prediction(
     torch.manual_seed(seed)
     shape = [data.images.channels, data.images.image_size, data.images.image_size]
     simple = baseline_predictions((trained.networks, trained.validation, test), Probes(probes, shape))
-    methods |= {method: [found] for method, found in simple.items()}
+    methods |= {method: [found.reshape(count, -1)] for method, found in simple.items()}
     measured = torch.cat([each.properties for each in test])
     groups = torch.tensor([number for number, each in enumerate(test) for _ in range(len(each))])
     predictions = Predictions("test", ("property",), measured, methods, groups)

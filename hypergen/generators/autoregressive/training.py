@@ -28,7 +28,7 @@ class AutoregressiveGeneratorTraining(TokenGeneratorTraining):
     ) -> None:
         super().__init__(generator, networks, **options)
         encoder = generator.condition_encoder
-        self.conditions = [encoder.collate(each.conditions) for each in networks]
+        self.conditions = [encoder.collate(each.conditions) for each in self.networks]
         if "metric" in encoder.kinds:
             encoder.measure_metrics(torch.cat([each["metric"] for each in self.conditions]))
         generator.quantizer.fit(torch.cat([tokens.flatten(0, 1) for tokens in self.tokens]), self.seed)

@@ -30,7 +30,7 @@ class RecurrentDiffusionTraining(TokenGeneratorTraining):
     ) -> None:
         super().__init__(generator, networks, **options)
         encoder = generator.condition_encoder
-        self.conditions = [encoder.collate(each.conditions) for each in networks]
+        self.conditions = [encoder.collate(each.conditions) for each in self.networks]
         if "metric" in encoder.kinds:
             encoder.measure_metrics(torch.cat([each["metric"] for each in self.conditions]))
 
