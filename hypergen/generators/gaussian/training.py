@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from hypergen.data.zoo import LayoutNetworks, ZooDataModule
 from hypergen.generators.gaussian.model import Gaussian
 
 
@@ -16,12 +16,14 @@ class GaussianTraining(pl.LightningModule):
 
     Args:
         generator: Gaussian to fit.
-        networks: Networks of the zoo, by layout.
+        networks: Training networks by layout, or the zoo that has them.
     """
 
-    def __init__(self, generator: Gaussian, networks: Sequence[Any]) -> None:
+    def __init__(self, generator: Gaussian, networks: Sequence[LayoutNetworks] | ZooDataModule) -> None:
         super().__init__()
         self.generator = generator
+        if isinstance(networks, ZooDataModule):
+            networks = networks.networks("train", generator.condition_kinds)
         for each in networks:
             shapes = {name: value.shape[1:] for name, value in each.parameters.items()}
             generator.fit_statistics(generator.statistics.number_of(shapes), each.parameters, each.conditions)
@@ -31,7 +33,8 @@ class GaussianTraining(pl.LightningModule):
         return DataLoader(range(1), batch_size=None)  # type: ignore[arg-type]
 
     def training_step(self, batch: int, batch_idx: int) -> None:
-        """Nothing: the fit is in closed form."""
+        """Nothing but to stop: the fit is in closed form, and without an optimiser no step would be counted."""
+        self.trainer.should_stop = True
 
     def configure_optimizers(self) -> None:
         """No parameters are trained by gradients."""
