@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hypergen._lazy import lazy_exports
+from hypergen._moved import explain_moved_modules
 from hypergen._torchvision import declare_operators
 from hypergen._version import __version__
 
@@ -22,5 +23,6 @@ if TYPE_CHECKING:
 
 # Before anything in the package gets to import torchvision, itself or through torchmetrics and Lightning.
 declare_operators()
+explain_moved_modules()
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__)
