@@ -88,6 +88,13 @@ def compare_starts(default: Start, predicted: Start) -> Comparison:
     return Comparison(default, predicted, "default" if exploded else "predicted", reason)
 
 
+def is_worse(predicted: Start, default: Start) -> bool:
+    """Whether the predicted start is worse by its loss, or not usable."""
+    if not predicted.usable:
+        return True
+    return default.loss is not None and predicted.loss is not None and predicted.loss > default.loss * (1 + _TOLERANCE)
+
+
 def largest_activation(model: nn.Module, arguments: Arguments) -> float:
     """Root mean square of the largest activation, in evaluation mode; infinite if any is not finite."""
     scales, _ = activation_scales(model, arguments)

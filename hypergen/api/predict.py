@@ -8,23 +8,20 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from hypergen.api.comparison import FALLBACKS, Comparison, Start, compare_starts, largest_activation, mean_loss
+from hypergen.api.bound_scale import bound_activations
+from hypergen.api.comparison import FALLBACKS, Comparison, Start, compare_starts, is_worse
 from hypergen.api.diversify import DIVERSIFICATIONS, last_weights
 from hypergen.api.diversify import diversify as diversified
 from hypergen.api.donor import Donor, initialize_from_donor
+from hypergen.api.preparation import Preparation
 from hypergen.api.probe import Arguments, probe_arguments, reason_against_running
-from hypergen.api.report import InitializationReport, _listed
+from hypergen.api.report import InitializationReport
 from hypergen.errors import GeneratorError, ParameterError, TraceError, UnknownNameError
 from hypergen.functional import (
-    BatchNormCalibration,
     Parameters,
-    RidgeHead,
     apply_parameters,
-    calibrate_batch_norm,
     expected_shapes,
-    fit_ridge_head,
 )
 from hypergen.functional.snapshot import unchanged_after_errors
 from hypergen.generators import Generator, load_generator
@@ -37,6 +34,7 @@ __all__ = ["InitializationReport", "initialize", "predict_params"]
 
 GeneratorOrName = Generator | str | os.PathLike[str]
 HEADS = ("ridge",)
+SCALES = ("auto", "bounded", "predicted")
 
 
 def predict_params(
@@ -95,6 +93,7 @@ def initialize(
     num_classes: int | None = None,
     overwrite_frozen: bool = False,
     fallback: str = "default",
+    scale: str = "auto",
     **donor_options: Any,
 ) -> InitializationReport | DonorMapping:
     """Write predicted parameters into ``model``, in place and all or nothing.
@@ -131,6 +130,10 @@ def initialize(
         fallback: What to do where the network's own start is better: ``"default"`` leaves the network's own values
             (calibrated, and with a solved head, as asked), ``"never"`` writes the prediction all the same, ``"error"``
             raises.
+        scale: What is done about the size of activations, where parameters are predicted from the graph: ``"bounded"``
+            scales what was predicted until every activation on example inputs is within a factor of 4 of the network's
+            own start; ``"predicted"`` leaves it; ``"auto"`` bounds it where there are no labels, or where the loss is
+            worse without.
         **donor_options: How a donor is mapped: ``donor_model``, ``width``, ``depth``, ``donor_inputs``, ``verify``; see
             :func:`hypergen.api.donor.initialize_from_donor`.
 
@@ -177,6 +180,8 @@ def initialize(
         raise GeneratorError(f'head_layer={head_layer!r} has no effect without a head: pass `head="ridge"` too.')
     if fallback not in FALLBACKS:
         raise UnknownNameError("fallback", fallback, FALLBACKS)
+    if scale not in SCALES:
+        raise UnknownNameError("scale", scale, SCALES)
     batches = None if calibrate is None else _reiterable(calibrate)
     if batches is not None and example_inputs is None:
         example_inputs = _first_inputs(model, batches)
@@ -198,7 +203,7 @@ def initialize(
             parameters, diversify, strength=diversify_strength, leave_out=last_weights(graph), own=own, seed=seed
         )
 
-    preparation = _Preparation(model, batches, calibration_batches, head, head_layer, num_classes, frozen)
+    preparation = Preparation(model, batches, calibration_batches, head, head_layer, num_classes, frozen)
     reason = reason_against_running(model)
     with unchanged_after_errors(model) as restore:
         arguments: Arguments | None = None
@@ -214,12 +219,18 @@ def initialize(
                     raise
                 arguments, reason = None, f"it could not be run on example inputs ({type(error).__name__}: {error})"
             restore()
+        may_scale = scale != "predicted" and arguments is not None and generator.reads_graphs and default.usable
+        saved = {key: own[key].detach().clone() for key in parameters} if may_scale else {}
         apply_parameters(model, parameters, partial=True)
-        failure: ParameterError | None = None
-        try:
-            predicted = preparation.measure(arguments)
-        except ParameterError as error:
-            failure, predicted = error, Start(error=str(error))
+        rescaled: tuple[str, ...] = ()
+        if may_scale and arguments is not None and (scale == "bounded" or default.loss is None):
+            rescaled = bound_activations(model, saved, parameters, arguments)
+        predicted, failure = preparation.attempt(arguments)
+        if may_scale and arguments is not None and not rescaled and is_worse(predicted, default):
+            restore()
+            apply_parameters(model, parameters, partial=True)
+            rescaled = bound_activations(model, saved, parameters, arguments)
+            predicted, failure = preparation.attempt(arguments)
         if failure is not None and (reason or default.error or fallback == "never"):
             raise failure
         if reason:
@@ -254,59 +265,9 @@ def initialize(
         frozen=frozen,
         comparison=comparison,
         fell_back=fell_back,
+        rescaled=() if fell_back else rescaled,
         out_of_distribution=() if graph is None else generator.out_of_distribution(graph),
     )
-
-
-class _Preparation:
-    """What follows any start: statistics of batch norms, the head, and a measurement."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        batches: Iterable[Any] | None,
-        calibration_batches: int | None,
-        head: str | None,
-        head_layer: str | None,
-        num_classes: int | None,
-        frozen: Collection[str],
-    ) -> None:
-        self.model, self.batches, self.calibration_batches = model, batches, calibration_batches
-        self.solve, self.head_layer, self.num_classes = head is not None, head_layer, num_classes
-        self.frozen = frozenset(frozen)
-        self.left_out = _frozen_batch_norms(model, self.frozen)
-        self.calibration: BatchNormCalibration | None = None
-        self.head: RidgeHead | None = None
-        self.defaulted: tuple[str, ...] = tuple(_running_statistics(model))
-
-    def run(self) -> None:
-        """Calibrate, then solve the head, on the data."""
-        if self.batches is None:
-            return
-        statistics = _running_statistics(self.model)
-        before = {buffer: tensor.clone() for buffer, tensor in statistics.items() if not tensor.is_meta}
-        self.calibration = calibrate_batch_norm(
-            self.model, self.batches, max_batches=self.calibration_batches, leave_out=self.left_out
-        )
-        self.defaulted = tuple(buffer for buffer, tensor in statistics.items() if torch.equal(tensor, before[buffer]))
-        if self.solve:
-            self.head = _solve_head(self.model, self.batches, self.head_layer, self.num_classes)
-            written = [n for n in (f"{self.head.name}.weight", f"{self.head.name}.bias") if n in self.frozen]
-            if written:
-                raise GeneratorError(
-                    f'head="ridge" solves {self.head.name!r}, and {_listed(written)} is frozen: set requires_grad on '
-                    "it, name another layer by `head_layer=`, or pass `overwrite_frozen=True`."
-                )
-
-    def measure(self, arguments: Arguments | None) -> Start:
-        """Prepare, then measure the loss on the data where it has labels, else the scale of the activations."""
-        self.run()
-        loss = None
-        if self.batches is not None and arguments is not None:
-            loss = mean_loss(self.model, self.batches, self.calibration_batches)
-        if arguments is None or loss is not None:
-            return Start(loss=loss)
-        return Start(scale=largest_activation(self.model, arguments))
 
 
 def _predicted(
@@ -328,17 +289,6 @@ def _refuse_all_frozen(model: nn.Module, own: Mapping[str, Tensor], frozen: Coll
             f"All {len(own)} parameters of {type(model).__name__} are frozen (requires_grad=False), so there is "
             "nothing to write: set requires_grad on those that are to be initialised, or pass `overwrite_frozen=True`."
         )
-
-
-def _frozen_batch_norms(model: nn.Module, frozen: Collection[str]) -> frozenset[str]:
-    """Batch norms with parameters that are all frozen: their statistics belong to them."""
-    found = set()
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
-            own = [f"{name}.{key}" if name else key for key, _ in module.named_parameters(recurse=False)]
-            if own and all(key in frozen for key in own):
-                found.add(name)
-    return frozenset(found)
 
 
 def _first(batches: Iterable[Any]) -> Any:
@@ -381,21 +331,3 @@ def _first_inputs(model: nn.Module, batches: Iterable[Any]) -> Any:
             if key not in ("labels", "label")
         }
     return inputs[:1] if isinstance(inputs, Tensor) and inputs.dim() else None
-
-
-def _running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        f"{name}.{kind}" if name else kind: tensor
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
-        for kind, tensor in (("running_mean", module.running_mean), ("running_var", module.running_var))
-        if tensor is not None
-    }
-
-
-def _solve_head(model: nn.Module, batches: Iterable[Any], head_layer: str | None, num_classes: int | None) -> RidgeHead:
-    try:
-        return fit_ridge_head(model, batches, head=head_layer, num_classes=num_classes)
-    except ParameterError as error:
-        # The function's own `head=` is not this API's.
-        raise ParameterError(str(error).replace("`head=`", "`head_layer=`")) from error

@@ -35,6 +35,8 @@ class InitializationReport:
         diversified: How the predicted weights were made more diverse; None if they were not.
         comparison: The predicted start beside the network's own, and which is better; None if they were not compared.
         fell_back: Whether the network keeps its own values because they are the better start.
+        rescaled: Predicted parameters that were scaled, or left at the network's own values, so that activations have
+            the size that they have at the network's own start.
         out_of_distribution: In which respects the network is unlike those that the generator was trained on.
     """
 
@@ -52,6 +54,7 @@ class InitializationReport:
     frozen: tuple[str, ...] = ()
     comparison: Comparison | None = None
     fell_back: bool = False
+    rescaled: tuple[str, ...] = ()
     out_of_distribution: tuple[str, ...] = ()
 
     @property
@@ -100,6 +103,9 @@ class InitializationReport:
             else "",
             "frozen": f"{_listed(self.frozen)} (overwrite_frozen=True writes them, too)" if self.frozen else "",
             "kept": f"{_listed(unread)} (read by no operation)" if unread and not self.fell_back else "",
+            "scaled": f"{len(self.rescaled)} parameters, for activations within a factor 4 of the network's own start"
+            if self.rescaled
+            else "",
             "compared": self._compared,
             "unlike training": "; ".join(self.out_of_distribution),
             "diversified": self.diversified or "",

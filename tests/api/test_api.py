@@ -262,7 +262,7 @@ def test_a_failed_head_gives_calibrated_statistics_back(monkeypatch):
     def fail(*_, **__):
         raise ParameterError("the system is singular")
 
-    monkeypatch.setattr(hypergen.api.predict, "fit_ridge_head", fail)
+    monkeypatch.setattr(hypergen.api.preparation, "fit_ridge_head", fail)
     model = Net()
     before = snapshot(model)
     with pytest.raises(ParameterError, match="singular"):

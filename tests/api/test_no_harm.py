@@ -14,8 +14,6 @@ from hypergen.generators import Generator, register_generator
 class Constant(Generator):
     """Writes one value into every parameter that an operation reads."""
 
-    reads_graphs = True
-
     def __init__(self, value: float = 1.0):
         super().__init__()
         self.value = value

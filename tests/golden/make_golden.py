@@ -286,8 +286,9 @@ def composition(encoder: str, decoder: str, parametrization: str) -> dict[str, A
     """What a small graph hypernetwork of these parts predicts, at initial values of a fixed seed."""
     torch.manual_seed(0)
     generator = GraphHypernetwork(
-        encoder, decoder, parametrization, hidden=16, reach=3, heads=4, rank=8, width=16, max_shape=16
-    )
+        encoder, decoder, parametrization, hidden=16, reach=3, heads=4, rank=8, width=16, max_shape=16,
+        graphs="as_traced", channel_identity=False,
+    )  # fmt: skip
     name = "own_grouped"
     return _quiet_prediction(generator.eval(), network(name), NETWORKS[name][1])
 
@@ -716,7 +717,8 @@ def _floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _small_hypernetwork() -> GraphHypernetwork:
     torch.manual_seed(0)
-    return GraphHypernetwork(hidden=8, reach=2, heads=2, rank=4, steered_rank=2, width=8, anchor=1.0, deviation=0.1)
+    sizes = {"hidden": 8, "reach": 2, "heads": 2, "rank": 4, "steered_rank": 2, "width": 8}
+    return GraphHypernetwork(**sizes, anchor=1.0, deviation=0.1, graphs="as_traced", channel_identity=False)
 
 
 def _training() -> tuple[GraphHypernetworkTraining, MetaBatchDataModule]:
