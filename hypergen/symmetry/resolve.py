@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from hypergen.symmetry.axes import Axis, factors, find, freeze, segments
 from hypergen.symmetry.axes import Choice as AxisChoice
@@ -14,15 +15,18 @@ from hypergen.symmetry.unify import collapse
 _Levels = list[list[Axis]]
 
 
-def resolve(carriers: Sequence[Sequence[Axis]], named: dict[str, list[Axis]]) -> dict[str, tuple[Structure, ...]]:
-    """The structures of named tensors.
+def resolve(
+    carriers: Sequence[Sequence[Axis]], named: dict[str, list[Axis]], others: Mapping[Any, Sequence[Axis]] | None = None
+) -> tuple[dict[str, tuple[Structure, ...]], dict[Any, tuple[Structure, ...]]]:
+    """The structures of tensors.
 
     Args:
         carriers: Sets of axes of which any that varies with another must find it in the same set, once.
         named: The tensors to describe. What they are made of is changed: choices that no tensor can make are undone.
+        others: More of them, after which no group is named.
 
     Returns:
-        Name → a structure per axis.
+        Name → a structure per axis; and the same of the others.
     """
     while _collapse_choices(carriers):
         pass
@@ -46,7 +50,9 @@ def resolve(carriers: Sequence[Sequence[Axis]], named: dict[str, list[Axis]]) ->
         return groups[leaf]
 
     known: dict[Axis, Structure] = {}
-    return {name: tuple(_structure(axis, group, known) for axis in axes) for name, axes in named.items()}
+    described = {name: tuple(_structure(axis, group, known) for axis in axes) for name, axes in named.items()}
+    more = {key: tuple(_structure(axis, group, known) for axis in axes) for key, axes in (others or {}).items()}
+    return described, more
 
 
 def _structure(axis: Axis, group: Callable[[Axis], Group], known: dict[Axis, Structure]) -> Structure:

@@ -46,6 +46,7 @@ class Solver:
 
     Attributes:
         axes: The axes of every tensor of the pass that is read.
+        first_axes: The same of the first pass.
         named: Name of a parameter or buffer → its axes, the same in all passes.
         carriers: Sets of axes of which any that varies with another must find that one in the same set: those of the
             tensors, and of the products and sums that operations work out inside.
@@ -61,6 +62,7 @@ class Solver:
         self.carriers: list[Sequence[Axis]] = []
         self.summed: list[Axis] = []
         self.tensors: list[list[Axis]] = []
+        self.first_axes: dict[Value, list[Axis]] = {}
         self.read: set[str] = set()
         self.random_is_exchangeable = False
 
@@ -69,6 +71,7 @@ class Solver:
         for number, calls in enumerate(self.passes):
             self.random_is_exchangeable = number > 0
             self._solve_pass(calls)
+            self.first_axes = self.first_axes or self.axes
         freeze_unread(self.named, [name for name in self.passes[0].parameters if name not in self.read], self.tensors)
         freeze_unsummed(self.named, self.summed, self.read)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hypergen.errors import ParameterError, TraceError, UnknownNameError
-from hypergen.graph.calls import Calls
+from hypergen.graph.calls import Calls, Value
 from hypergen.symmetry.incidence import Incidence, incidence
 from hypergen.symmetry.liveness import unread_modules
 from hypergen.symmetry.resolve import resolve
@@ -220,6 +220,13 @@ def find_symmetry(passes: Sequence[Calls], outputs: Sequence[str] | None = None)
         UnknownNameError: The network returns nothing of that name.
         TraceError: The network's axes are too deeply nested.
     """
+    return read_symmetry(passes, outputs, values=False)[0]
+
+
+def read_symmetry(
+    passes: Sequence[Calls], outputs: Sequence[str] | None = None, values: bool = True
+) -> tuple[Symmetry, dict[Value, tuple[Structure, ...]]]:
+    """The symmetry of a network, and what the axes of all tensors of its first pass are made of, where wanted."""
     calls = passes[0]
     for name in outputs or ():
         if name not in calls.outputs:
@@ -228,7 +235,7 @@ def find_symmetry(passes: Sequence[Calls], outputs: Sequence[str] | None = None)
     try:
         solver.solve()
         named = {name: solver.named[name] for name in (*calls.parameters, *calls.buffers)}
-        axes = resolve(solver.carriers, named)
+        axes, inner = resolve(solver.carriers, named, solver.first_axes if values else None)
     except RecursionError as error:
         raise TraceError(
             "No symmetry: the axes of this network are cut and rearranged so often that what they are made of is "
@@ -239,7 +246,7 @@ def find_symmetry(passes: Sequence[Calls], outputs: Sequence[str] | None = None)
     lost = [group.fixed.removeprefix(UNSUPPORTED) for group in found if group.fixed.startswith(UNSUPPORTED)]
     unread = unread_modules(calls.parameters, solver.read)
     kept = {name: axes[name] for name in named if name in calls.parameters or _follows(axes[name])}
-    return Symmetry(kept, groups, tuple(calls.parameters), tuple(dict.fromkeys((*lost, *unread))))
+    return Symmetry(kept, groups, tuple(calls.parameters), tuple(dict.fromkeys((*lost, *unread)))), inner
 
 
 def _follows(axes: tuple[Structure, ...]) -> bool:

@@ -6,7 +6,7 @@ import copy
 import gc
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -60,27 +60,51 @@ def trace(model: nn.Module, example_inputs: Any = None, *, both_modes: bool = Tr
     return _trace_with_fallbacks(model, inventory, args, kwargs, both_modes)
 
 
+def trace_with(
+    model: nn.Module,
+    example_inputs: Any,
+    recorder: type[Recorder] | partial[Recorder],
+    modes: Sequence[TracingMode] = tuple(TracingMode),
+    both_modes: bool = False,
+) -> ComputationalGraph:
+    """Trace with recorders of another class, which is called as :class:`Recorder` is.
+
+    Raises:
+        TraceError: As for :func:`trace`.
+    """
+    args, kwargs = example_arguments(model, example_inputs)
+    return _trace_with_fallbacks(model, _checked_inventory(model), args, kwargs, both_modes, recorder, modes)
+
+
 def _trace_with_fallbacks(
-    model: nn.Module, inventory: Inventory, args: Any, kwargs: Any, both_modes: bool
+    model: nn.Module,
+    inventory: Inventory,
+    args: Any,
+    kwargs: Any,
+    both_modes: bool,
+    recorder_type: type[Recorder] | partial[Recorder] = Recorder,
+    modes: Sequence[TracingMode] = tuple(TracingMode),
 ) -> ComputationalGraph:
     """Trace on meta tensors; where these do not do, with known integers, then with real values."""
     reason = _reason_against_values(inventory)
     failure: Exception | None = None
     where = ""
     with _random_state_kept(), _eagerly(), _without_collections(), torch.inference_mode(False):
-        for mode in TracingMode if not reason else (TracingMode.META, TracingMode.KNOWN_INTEGERS):
+        for mode in modes:
+            if mode is TracingMode.REAL_VALUES and reason:
+                continue
             recorder, network = None, model
             try:
                 if mode is TracingMode.REAL_VALUES:
                     network = copy.deepcopy(model).cpu()
                     inventory = take_inventory(network)
-                recorder = _recorder(inventory, mode, guess=bool(reason))
+                recorder = _recorder(recorder_type, inventory, mode, bool(reason))
                 # On the way without arithmetic nobody asks for gradients, nor has to keep an autograd graph.
                 with torch.set_grad_enabled(mode is TracingMode.REAL_VALUES):
                     graph = _run(network, recorder, args, kwargs)
                     if not both_modes:
                         return replace(graph, tracing_mode=mode)
-                    recorders = partial(_recorder, inventory, mode, bool(reason))
+                    recorders = partial(_recorder, recorder_type, inventory, mode, bool(reason))
                     further = _further_passes(network, graph, recorders, args, kwargs)
                     return replace(graph, further_passes=further, tracing_mode=mode)
             except Exception as error:
@@ -95,9 +119,11 @@ def _trace_with_fallbacks(
     ) from failure
 
 
-def _recorder(inventory: Inventory, mode: TracingMode, guess: bool) -> Recorder:
+def _recorder(
+    recorder_type: type[Recorder] | partial[Recorder], inventory: Inventory, mode: TracingMode, guess: bool
+) -> Recorder:
     values = KnownValues(guess=guess) if mode is TracingMode.KNOWN_INTEGERS else None
-    return Recorder(inventory, "cpu" if mode is TracingMode.REAL_VALUES else "meta", values)
+    return recorder_type(inventory, "cpu" if mode is TracingMode.REAL_VALUES else "meta", values)
 
 
 def _further_passes(
