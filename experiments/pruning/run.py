@@ -36,7 +36,8 @@ from hypergen.metanets.meta_pruning.training import (
     pruning_loss,
     rewritten,
 )
-from hypergen.symmetry.prune.importance import allocate, magnitude, most_important, random
+from hypergen.symmetry.prune.allocate import allocate
+from hypergen.symmetry.prune.importance import magnitude, most_important, random
 from hypergen.symmetry.prune.pruner import Pruner
 from hypergen.training.fit import fit
 

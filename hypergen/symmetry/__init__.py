@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from hypergen.symmetry.align.stacked import align as align_stacked
     from hypergen.symmetry.align.stacked import permute_units
     from hypergen.symmetry.parameter_graph import ParameterGraph
-    from hypergen.symmetry.prune.importance import allocate, magnitude, most_important, random, taylor
-    from hypergen.symmetry.prune.pruner import Pruned, Pruner
+    from hypergen.symmetry.prune.allocate import allocate
+    from hypergen.symmetry.prune.importance import magnitude, most_important, random, taylor
+    from hypergen.symmetry.prune.pruned import Pruned
+    from hypergen.symmetry.prune.pruner import Pruner
     from hypergen.symmetry.structure import Choice, Group, Product, Structure, Sum
     from hypergen.symmetry.symmetry import Element, Symmetry, find_symmetry
     from hypergen.symmetry.verify import Verification

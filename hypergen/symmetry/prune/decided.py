@@ -10,7 +10,9 @@ from hypergen.symmetry.prune.runs import Told
 from hypergen.symmetry.structure import Product, Structure
 
 Axes = Mapping[Value, tuple[Structure, ...]]
-_SHAPED = frozenset("view reshape expand broadcast_to zeros ones empty full new_zeros new_ones new_empty new_full".split())
+_SHAPED = frozenset(
+    "view reshape expand broadcast_to zeros ones empty full new_zeros new_ones new_empty new_full".split()
+)
 _SPLITS = frozenset(("split", "split_with_sizes", "tensor_split"))
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 NORMS = frozenset("layer_norm native_layer_norm rms_norm mean var std var_mean std_mean".split())
@@ -120,9 +122,18 @@ def statistics(call: Call, axes: Axes) -> tuple[list[Structure], bool]:
         return list(parts), False
     if call.op in ("mean", "var", "std", "var_mean", "std_mean", "softmax", "log_softmax"):
         dim = call.kwargs.get("dim", call.kwargs.get("axis", call.args[1] if len(call.args) > 1 else None))
-        dims = range(len(source)) if dim is None or isinstance(dim, bool) else dim if isinstance(dim, (tuple, list)) else (dim,)
+        dims = (
+            range(len(source))
+            if dim is None or isinstance(dim, bool)
+            else dim
+            if isinstance(dim, (tuple, list))
+            else (dim,)
+        )
         keeps = bool(call.shapes) and len(call.shapes[0]) == len(source) and call.op in NORMS
         return [source[d] for d in dims], keeps
+    if call.op == "multi_head_attention":
+        inner = [axes.get(_argument(call, place, "")) for place in (6, 11)]
+        return [own[dim] for own, dim in zip(inner, (0, 1), strict=True) if own is not None], False
     if call.op == "scaled_dot_product_attention" and call.kwargs.get("scale") is None and len(call.args) < 7:
         return [source[-1]], False
     return [], False

@@ -8,16 +8,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hypergen.graph.calls import Call, Value
-from hypergen.graph.computational_graph import ComputationalGraph
-from hypergen.graph.tracing.tensors import as_meta
-from hypergen.symmetry.prune.copies import copied, replace_tensors
+from hypergen.graph.calls import Call, Value, named_tensors
+from hypergen.graph.computational_graph import TracingMode
+from hypergen.graph.inputs import example_arguments
+from hypergen.graph.tracing.flex_attention import flex_attention_anywhere
+from hypergen.graph.tracing.tensors import as_meta, map_tensors
+from hypergen.symmetry.liveness import NOT_READ, values_in
+from hypergen.symmetry.prune.copies import copied, named_tensors_of, replace_tensors
 from hypergen.symmetry.prune.decided import held_axes, shape_argument, statistics
 from hypergen.symmetry.prune.module_sizes import resize_modules
 from hypergen.symmetry.prune.runs import Mismatch, Rehearsal, rehearse, tracked_run
 from hypergen.symmetry.prune.sizes import Couplings, changes, choices_in, first_kept, size_of
 from hypergen.symmetry.prune.tracked_sizes import Attribute, set_integers
-from hypergen.symmetry.solver import values_in
 from hypergen.symmetry.structure import Group, Structure, leaves
 from hypergen.symmetry.symmetry import read_symmetry
 
@@ -51,7 +53,7 @@ class Plan:
         self.graph, told = tracked_run(model, example_inputs)
         assert self.graph.calls is not None
         self.calls: Sequence[Call] = self.graph.calls.calls
-        self.symmetry, self.axes = read_symmetry(self.graph.calls, outputs)
+        self.symmetry, self.axes = read_symmetry((self.graph.calls, *self.graph.further_passes), outputs)
         self.meta = copied(model, as_meta)
         self.couplings = Couplings(self.symmetry.groups)
         self.changed_norms: set[int] = set()
@@ -67,9 +69,11 @@ class Plan:
         return tuple(group for group in self.symmetry.groups if not self.couplings.reason(group.name))
 
     def left(self) -> dict[str, str]:
-        """Name of each other group → why it stays."""
+        """Name of each other group, and of parts that no pass read → why it stays."""
         reasons = {group.name: self.couplings.reason(group.name) for group in self.symmetry.groups}
-        return {name: reason for name, reason in reasons.items() if reason}
+        unread = [part for part in self.symmetry.unsupported if part.endswith(f"({NOT_READ})")]
+        parts = {part.rpartition(" (")[0]: f"{NOT_READ}, as all that it may touch" for part in unread}
+        return {**parts, **{name: reason for name, reason in reasons.items() if reason}}
 
     # What the graph tells
 
@@ -107,6 +111,10 @@ class Plan:
                 return
             rehearsal = self.rehearse(counts)
             if not rehearsal.mismatches and not rehearsal.error:
+                error = self.training_error(counts)
+                if error:
+                    reason = f"the smaller network does not run in training mode: {error}"
+                    self.couplings.keep_whole(self.groups(), reason)
                 return
             for mismatch in rehearsal.mismatches:
                 self._blame(mismatch, counts)
@@ -116,6 +124,20 @@ class Plan:
                 reason = rehearsal.error or rehearsal.mismatches[0].reason
                 self.couplings.keep_whole(self.groups(), f"the smaller network does not run: {reason}")
 
+    def training_error(self, counts: Mapping[str, int]) -> str:
+        """Why a smaller network does not run in training mode, or gives other shapes, where the whole one runs."""
+        shapes = []
+        for model in (self.meta, self.resized(self.meta, counts)):
+            network = copied(model, lambda tensor: tensor).train()
+            try:
+                args, kwargs = map_tensors(example_arguments(self.model, self.example_inputs), as_meta)
+                with torch.no_grad(), flex_attention_anywhere():
+                    result = network(*args, **kwargs)
+            except Exception as error:
+                return " ".join(f"{type(error).__name__}: {error}".split()) if shapes else ""
+            shapes.append([tuple(output.shape) for _, output in named_tensors(result)])
+        return "" if shapes[0] == shapes[1] else "its outputs have other shapes"
+
     def halves(self) -> dict[str, int]:
         """Half of the units of every group that can go."""
         return {group.name: max(1, group.size // 2) for group in self.groups()}
@@ -123,7 +145,18 @@ class Plan:
     def rehearse(self, counts: Mapping[str, int]) -> Rehearsal:
         """Run the network of these sizes on shapes alone."""
         expected = [(call, self.shapes(call, counts)) for call in self.calls]
-        return rehearse(self.resized(self.meta, counts), self.example_inputs, expected, self.graph.rung)
+        if self.graph.tracing_mode is not TracingMode.REAL_VALUES:
+            return rehearse(self.resized(self.meta, counts), self.example_inputs, expected, self.graph.tracing_mode)
+        own = named_tensors_of(self.model)
+        values = {}
+        for name, masks in self.masks(counts).items():
+            if name in own:
+                values[name] = own[name].detach()
+                for dim, mask in enumerate(masks):
+                    values[name] = values[name].index_select(dim, mask.nonzero().flatten())
+        return rehearse(
+            self.resized(self.model, counts, values), self.example_inputs, expected, TracingMode.REAL_VALUES
+        )
 
     def shapes(self, call: Call, counts: Mapping[str, int]) -> tuple[tuple[int, ...], ...] | None:
         """The shapes of a call's outputs in a smaller network; None where they are not known."""

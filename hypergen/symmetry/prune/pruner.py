@@ -20,6 +20,7 @@ from hypergen.symmetry.symmetry import Element
 from hypergen.symmetry.units import gate_units
 
 _ROUNDS = 8
+_NEARLY_ZERO = 1e-60  # weight norms divide by the lengths of units
 
 
 class Pruner:
@@ -160,12 +161,15 @@ class Pruner:
         moved = {**tensors, **self.symmetry.apply(changed, self._kept_first(keep))}
         return {name: _first(tensor, kept[name]) if name in kept else tensor for name, tensor in moved.items()}
 
-    def zeroed(self, tensors: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Parameters and buffers of full size in which every value of a removed unit is zero."""
+    def zeroed(
+        self, tensors: Mapping[str, Tensor], keep: Mapping[str, Tensor], factor: float = 0.0
+    ) -> dict[str, Tensor]:
+        """Parameters and buffers of full size in which every value of a removed unit is zero, or times a factor."""
         gates = {}
         for group in self.symmetry.groups:
             if group.name in keep:
-                gates[group.name] = torch.zeros(group.shape).scatter(-1, keep[group.name].cpu(), 1.0)
+                gate = torch.full(group.shape, factor, dtype=torch.float64)
+                gates[group.name] = gate.scatter(-1, keep[group.name].cpu(), 1.0)
         kept = self.plan.masks(_counts(keep))
         return {**tensors, **gate_units(self.symmetry, {n: t for n, t in tensors.items() if n in kept}, gates)}
 
@@ -243,12 +247,13 @@ class Pruner:
         counts = _counts(keep)
         norms = [n for n in self.plan.changed_norms if self._touches(n, counts)]
         if watch is None and not norms:
-            return self.zeroed(self._trial.tensors, keep), self.plan.meta, None
+            return self.zeroed(self._trial.tensors, keep, _NEARLY_ZERO), self.plan.meta, None
         moved = self.symmetry.apply(self._trial.tensors, self._kept_first(keep))
         for name, masks in self.plan.masks(counts).items():
             value = moved[name].clone()
             for dim, mask in enumerate(masks):
-                value.index_fill_(dim, (~mask).nonzero().flatten(), 0.0)
+                removed = (~mask).nonzero().flatten()
+                value.index_copy_(dim, removed, value.index_select(dim, removed) * _NEARLY_ZERO)
             moved[name] = value
         kept = kept_statistics(self.plan.calls, norms, lambda value: self.plan.places(value, counts))
         return moved, self.plan.meta, watch(kept) if watch else kept
@@ -277,7 +282,7 @@ class Pruner:
                 touched = self.plan.touched(number, counts)
                 results = {id(axis) for value in calls[number].outputs for axis in self.plan.axes.get(value, ())}
                 return [axis for axis in touched if id(axis) not in results] or touched
-        return []
+        return self.plan.touched(len(small), counts) if len(small) < min(len(whole), len(calls)) else []
 
 
 def prune(model: nn.Module, keep: Mapping[str, Tensor], example_inputs: Any = None) -> Pruned:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from hypergen.graph.calls import Call
-from hypergen.graph.computational_graph import ComputationalGraph
+from hypergen.graph.computational_graph import ComputationalGraph, TracingMode
 from hypergen.graph.operations import METADATA, operation_name
 from hypergen.graph.tracing.recorder import Recorder
 from hypergen.graph.tracing.tensors import tensors_in
@@ -36,10 +37,10 @@ class Told(NamedTuple):
 class _Tracked(Recorder):
     """Notes where tracked integers go, and gives PyTorch plain ones."""
 
-    def __init__(self, *args: Any, notes: list[Told]) -> None:
+    def __init__(self, *args: Any, made: list[_Tracked]) -> None:
         super().__init__(*args)
-        self.notes = notes
-        notes.clear()  # of the pass before that failed
+        self.notes: list[Told] = []
+        made.append(self)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found: list[tuple[tuple[Any, ...], TrackedInt]] = []
@@ -72,10 +73,14 @@ def tracked_run(model: nn.Module, example_inputs: Any) -> tuple[ComputationalGra
         TraceError: The network could not be run.
         ParameterError: It cannot be copied.
     """
-    notes: list[Told] = []
+    made: list[_Tracked] = []
     twin = copied(model, lambda tensor: tensor)  # its own attributes, the same tensors
     track_sizes(twin)
-    return trace_with(twin, example_inputs, lambda *args: _Tracked(*args, notes=notes)), notes
+    graph = trace_with(twin, example_inputs, partial(_Tracked, made=made), both_modes=True)
+    assert graph.calls is not None
+    first = next(iter(graph.calls.calls), None)
+    notes = [recorder.notes for recorder in made if recorder.log.calls and recorder.log.calls[0] is first]
+    return graph, notes[0] if notes else []
 
 
 @dataclass
@@ -169,7 +174,9 @@ class _Diverged(Exception):
 _SEVERAL = frozenset(("split", "chunk", "unbind", "split_with_sizes", "tensor_split"))
 
 
-def rehearse(small: nn.Module, example_inputs: Any, expected: Sequence[tuple[Call, Any]], rung: str) -> Rehearsal:
+def rehearse(
+    small: nn.Module, example_inputs: Any, expected: Sequence[tuple[Call, Any]], mode: TracingMode
+) -> Rehearsal:
     """Run a smaller network on shapes alone, or on what else the whole one was traced with.
 
     Args:
@@ -177,16 +184,14 @@ def rehearse(small: nn.Module, example_inputs: Any, expected: Sequence[tuple[Cal
         example_inputs: What it is called with.
         expected: The calls of the whole network, each with the shapes that its outputs have in the smaller one; None
             where these are not known.
-        rung: What the whole network was traced on.
+        mode: What the whole network was traced on.
     """
     rehearsal = Rehearsal()
     twin = copied(small, lambda tensor: tensor)
     try:
-        options: dict[str, Any] = {"expected": expected, "rehearsal": rehearsal}
-        trace_with(twin, example_inputs, lambda *args: _Rehearsing(*args, **options), (rung,))
+        recorder = partial(_Rehearsing, expected=expected, rehearsal=rehearsal)
+        trace_with(twin, example_inputs, recorder, (mode,))
         rehearsal.followed = len(expected)
     except Exception as error:
         rehearsal.error = " ".join(str(error.__cause__ or error).split())
     return rehearsal
-
-

@@ -92,9 +92,7 @@ class Trial:
             torch.set_default_dtype(default)
             torch.set_rng_state(state)
         return {
-            name: output
-            for name, output in named_tensors(result)
-            if output.is_floating_point() or output.is_complex()
+            name: output for name, output in named_tensors(result) if output.is_floating_point() or output.is_complex()
         }
 
 
@@ -146,7 +144,9 @@ class _InDouble(TorchFunctionMode):
         if isinstance(kwargs.get("dtype"), torch.dtype) and kwargs["dtype"] in _LOWER:
             kwargs = {**kwargs, "dtype": torch.float64}
         given = tensors_in((args, kwargs))
-        if any(t.dtype is torch.float64 for t in given) and any(t.dtype in _LOWER and not _written(name) for t in given):
+        if any(t.dtype is torch.float64 for t in given) and any(
+            t.dtype in _LOWER and not _written(name) for t in given
+        ):
             args, kwargs = map_tensors(args, _raised), map_tensors(kwargs, _raised)
         return args, kwargs
 

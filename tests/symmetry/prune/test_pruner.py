@@ -8,7 +8,8 @@ from hypergen.architectures.families.mlp import MLP
 from hypergen.architectures.families.token_nets import VisionTransformer
 from hypergen.errors import ParameterError, UnknownNameError
 from hypergen.graph import trace
-from hypergen.symmetry.prune.importance import allocate, magnitude, most_important, random, taylor
+from hypergen.symmetry.prune.allocate import allocate
+from hypergen.symmetry.prune.importance import magnitude, most_important, random, taylor
 from hypergen.symmetry.prune.pruner import Pruner, half_of, prune
 from hypergen.symmetry.units import unit_sums, units_of
 
