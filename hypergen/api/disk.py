@@ -86,7 +86,7 @@ def predict_to_disk(
     if not isinstance(generator, Generator):
         generator = load_generator(generator)
     check_predictable(model)
-    graph = trace(model, example_inputs)
+    graph = trace(model, example_inputs, both_modes=False)
     shapes = {name: shape for name, shape in graph.parameter_shapes.items() if name not in graph.unused_parameters}
     shards = plan_shards(shapes, dtype, parse_size(max_shard_size))
     checkpoint = ShardedCheckpoint(folder, shards, dtype, _fingerprint(generator, graph, condition, shards))

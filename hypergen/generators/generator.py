@@ -144,7 +144,7 @@ class Generator(nn.Module, ABC):
                 name for name, value in target.named_parameters() if name not in parameters and value.requires_grad
             ]
             # Tracing takes time, and only a prediction with gaps needs to know which of them are allowed.
-            unused = trace(target, example_inputs).unused_parameters if missing else ()
+            unused = trace(target, example_inputs, both_modes=False).unused_parameters if missing else ()
         else:
             _check_against_graph(target, parameters)
             missing = [name for name in target.parameter_shapes if name not in parameters]

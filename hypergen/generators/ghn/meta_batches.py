@@ -62,7 +62,7 @@ def trace_architecture(
     """Build on the meta device, trace and describe, as a generator with these arguments reads it."""
     with without_initialisation(), torch.device("meta"):
         network = architecture.build()
-    graph = trace(network, architecture.example_inputs())
+    graph = trace(network, architecture.example_inputs(), both_modes=False)
     return TracedArchitecture(architecture, graph_features(graph, graphs, channel_identity))
 
 

@@ -149,7 +149,7 @@ class GraphHypernetwork(Generator):
         self, target: nn.Module | ComputationalGraph, condition: None = None, *, example_inputs: Any = None
     ) -> Parameters:
         """Trace the target and predict its parameters; see :meth:`Generator.generate`."""
-        graph = target if isinstance(target, ComputationalGraph) else trace(target, example_inputs)
+        graph = target if isinstance(target, ComputationalGraph) else trace(target, example_inputs, both_modes=False)
         features = self.features(graph)
         if not features.slots:
             return {}

@@ -11,6 +11,8 @@ from hypergen.graph.visualize.kinds import KINDS
 from hypergen.graph.visualize.placing import HEADER, PADDING, Box, Level
 from hypergen.graph.visualize.scene import DETAIL, LINE, TITLE, Scene
 
+_PARTS = ("page.css", "page.js", "page_actions.js")
+
 
 def page(scene: Scene, title: str) -> str:
     """The page as text.
@@ -43,7 +45,10 @@ def page(scene: Scene, title: str) -> str:
     }
     # In a script element, `<` may end it.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    template = files("hypergen.graph.visualize").joinpath("page.html").read_text(encoding="utf-8")
+    folder = files("hypergen.graph.visualize")
+    template = folder.joinpath("page.html").read_text(encoding="utf-8")
+    for part in _PARTS:  # one file that works offline
+        template = template.replace(f"{{{{{part}}}}}\n", folder.joinpath(part).read_text(encoding="utf-8"))
     head, tail = template.split("{{graph}}")
     return head.replace("{{title}}", escape(title)) + text + tail
 
