@@ -29,7 +29,8 @@ class DiskReport:
         folder: Where.
         files: The safetensors files.
         predicted: Parameters that the generator wrote.
-        left_out: Parameters that no operation reads, which cannot be predicted.
+        left_out: What the files lack of the network's state: parameters that no operation reads, and buffers, such as
+            the running statistics of batch norms.
         values: Numbers in the files.
         size: Bytes of the files.
         resumed: Files that were there already, from a writer that was stopped.
@@ -110,11 +111,17 @@ def predict_to_disk(
         folder=Path(folder),
         files=tuple(shard.file for shard in shards),
         predicted=tuple(shapes),
-        left_out=graph.unused_parameters,
+        left_out=(*graph.unused_parameters, *_saved_buffers(model)),
         values=sum(math.prod(shape) for shape in shapes.values()),
         size=sum(shard.size for shard in shards),
         resumed=tuple(sorted(done)),
     )
+
+
+def _saved_buffers(model: nn.Module) -> tuple[str, ...]:
+    """The buffers that a state dict of the model has."""
+    saved = model.state_dict(keep_vars=True)
+    return tuple(name for name, _ in model.named_buffers() if name in saved)
 
 
 def _fingerprint(generator: Generator, graph: ComputationalGraph, condition: Any, shards: Iterable[Shard]) -> str:

@@ -77,7 +77,7 @@ def _predict_to_folder(
     resumed = f", {len(report.resumed)} of them there already" if report.resumed else ""
     table.add_row("files", f"{len(report.files)}{resumed}, {report.size:,} bytes")
     if report.left_out:
-        table.add_row("left out", escape(f"{', '.join(report.left_out[:10])} (read by no operation)"))
+        table.add_row("left out", escape(f"{', '.join(report.left_out[:10])} (buffers, or read by no operation)"))
     table.add_row("time", f"{seconds:.2f} s")
     Console().print(table)
 

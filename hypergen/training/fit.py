@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,8 +19,10 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from torch.multiprocessing import ProcessRaisedException
 
-from hypergen.errors import HypergenError
-from hypergen.training.checkpoints import AtomicCheckpointIO, LastCheckpoint, check_resumable
+from hypergen.errors import CheckpointError, HypergenError
+from hypergen.functional.files import FolderLock
+from hypergen.training.checkpoints import LAST, AtomicCheckpointIO, LastCheckpoint, check_resumable
+from hypergen.training.loggers import ResumableCSVLogger
 
 # Lightning's advice that does not apply here: the images are in memory, the endless loader starts at the global step,
 # and a run of seconds logs seldom.
@@ -42,9 +46,16 @@ def fit(
     output: str,
     ckpt_path: str | None,
 ) -> pl.Trainer:
-    """Fit, resumable and interruptible; returns the trainer, with the metrics that were logged."""
+    """Fit, resumable and interruptible; returns the trainer, with the metrics that were logged.
+
+    Raises:
+        CheckpointError: ``ckpt_path`` cannot be resumed from, or another run writes into ``output``.
+    """
+    _take_folder(Path(output))
     if ckpt_path is not None:
         step = check_resumable(ckpt_path, module)
+        if isinstance(logger, ResumableCSVLogger):
+            logger.first_step = step
         Console().print(f"Going on from step {step} of {ckpt_path}", soft_wrap=True)
     every = list((callbacks or {}).values())
     last = next((callback for callback in every if isinstance(callback, LastCheckpoint)), None)
@@ -73,6 +84,31 @@ def fit(
                 raise
             raise HypergenError(ours[1].strip()) from None
     return trainer
+
+
+# Of folders that this process writes into, until it ends.
+_held: dict[Path, FolderLock] = {}
+
+
+def _take_folder(output: Path) -> None:
+    """Keep other runs out of a folder, and remove what killed ones left half-written in it."""
+    output = output.absolute()
+    # Lightning may start further processes of the same run by the same command.
+    if output in _held or "LOCAL_RANK" in os.environ:
+        return
+    lock = FolderLock(output, "run.lock")
+    holder = lock.acquire()
+    if holder is not None:
+        raise CheckpointError(
+            f"Another run is writing into {str(output)!r} already: {holder}. Wait for it, or set output=FOLDER to "
+            "another folder."
+        )
+    _held[output] = lock
+    for draft in (*output.glob(f".{LAST}.*"), *(output / "generator").glob(".saving-*")):
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
 
 
 def _strategy(make_trainer: Callable[..., pl.Trainer]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from hypergen.architectures import Architecture
 from hypergen.architectures.cost import without_initialisation
 from hypergen.data import ImageDataModule, TextDataModule
 from hypergen.data.task import LANGUAGE_MODELLING, Task
+from hypergen.errors import GeneratorError
 from hypergen.functional.moving_average import MovingAverage
 from hypergen.functional.precision import can_fuse
 from hypergen.generators.ghn.features import GraphFeatures, batch_graphs
@@ -71,7 +72,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
         self.weight_decay, self.max_gradient_norm = weight_decay, max_gradient_norm
         self.image_noise = image_noise
         self.average_decay = average_decay
-        self.skipped = 0
+        self.skipped = self.counted = 0
         self._targets: dict[int, _Target] = {}
 
     def configure_callbacks(self) -> list[pl.Callback]:
@@ -105,12 +106,30 @@ class GraphHypernetworkTraining(pl.LightningModule):
             gradients.append(gradient)
         finite = [math.isfinite(loss) for loss in losses]
         self.skipped += len(losses) - sum(finite)
+        self.counted += sum(finite)
         loss = sum(loss for loss, ok in zip(losses, finite, strict=True) if ok) / max(sum(finite), 1)
-        shown: dict[str, Any] = {"train/loss": loss, f"train/{self.data.task.metric}": sum(metrics) / len(targets)}
+        # Nothing was learnt from a step without a finite loss, which must not look like the best of all.
+        shown: dict[str, Any] = {
+            "train/loss": loss if any(finite) else math.nan,
+            f"train/{self.data.task.metric}": sum(metrics) / len(targets),
+        }
         self.log_dict(shown, prog_bar=True, batch_size=len(targets), sync_dist=True)
         self.log("train/skipped", float(self.skipped), prog_bar=True, reduce_fx="sum", sync_dist=True)
         weighted = [self._clipped(gradient) / len(targets) for gradient in gradients]
         return _WithGradients.apply(torch.tensor(loss, device=self.device), weighted, *predicted)
+
+    def on_train_end(self) -> None:
+        """Complain where no network had a finite loss, before a generator is saved that has learnt nothing.
+
+        Raises:
+            GeneratorError: There was none in any process.
+        """
+        learnt = self.counted > 0 or self.skipped == 0
+        if not self.trainer.strategy.reduce_boolean_decision(learnt, all=False):
+            raise GeneratorError(
+                f"None of the {self.skipped:,} networks that were trained on had a finite loss or gradient, so nothing "
+                "was learnt. Check the data for NaN and infinite values, or lower training.learning_rate."
+            )
 
     def _predict(self, graphs: Sequence[GraphFeatures]) -> list[Tensor]:
         """The flat parameters of each graph, predicted together with those of about its size: all are padded alike."""
