@@ -75,6 +75,8 @@ def fit(
     with last.listening() if last else nullcontext(), warnings.catch_warnings():
         for message in _KNOWN_WARNINGS:
             warnings.filterwarnings("ignore", message)
+        if ckpt_path is not None:  # ResumableCSVLogger keeps them
+            warnings.filterwarnings("ignore", ".*Previous log files in this directory will be deleted.*")
         try:
             trainer.fit(module, **batches, ckpt_path=ckpt_path)
         except ProcessRaisedException as error:
