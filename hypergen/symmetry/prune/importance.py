@@ -99,7 +99,7 @@ def geometric_median(pruner: Pruner, parameters: Mapping[str, Tensor]) -> dict[s
     scores = magnitude(pruner, parameters)
     for group in pruner.groups:
         rows = [
-            parameters[name].flatten(1)
+            parameters[name].detach().reshape(len(parameters[name]), -1)
             for name, dim in pruner.symmetry.uses[group.name]
             if dim == 0 and name in parameters and pruner.symmetry.axes[name][0] is group
         ]

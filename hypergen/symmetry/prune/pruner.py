@@ -14,6 +14,7 @@ from hypergen.symmetry.prune.flops import count_flops
 from hypergen.symmetry.prune.plan import Norms, Plan
 from hypergen.symmetry.prune.pruned import Pruned
 from hypergen.symmetry.prune.sizes import changes
+from hypergen.symmetry.prune.tracked_sizes import changed_integers
 from hypergen.symmetry.prune.trial import TOLERANCE, Trial, difference, fingerprints, kept_statistics
 from hypergen.symmetry.structure import Group
 from hypergen.symmetry.symmetry import Element
@@ -121,7 +122,7 @@ class Pruner:
         sizes = {group.name: group.size for group in self.symmetry.groups}
         removed = {name: sizes[name] - places.shape[-1] for name, places in chosen.items()}
         changed = {str(a): (a.value, new) for a, new in self.plan.integers(counts).items()}
-        return Pruned(module, removed, left, self._norms(counts), changed)
+        return Pruned(module, removed, left, self._norms(counts), changed, changed_integers(self.model, module))
 
     def _uneven(self, keep: Mapping[str, Tensor]) -> dict[str, str]:
         sizes = {group.name: group.size for group in self.groups}

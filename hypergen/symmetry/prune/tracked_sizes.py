@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hypergen.symmetry.prune.copies import copied
+
 _DEPTH = 3  # of objects in attributes, such as configurations
 
 
@@ -132,6 +134,19 @@ def set_integers(model: nn.Module, values: Mapping[Attribute, int]) -> None:
     """
     for attribute, new in values.items():
         _set_in(model, (*attribute.owner, attribute.key), new)
+
+
+def changed_integers(model: nn.Module, other: nn.Module) -> tuple[tuple[tuple[Any, ...], int], ...]:
+    """Where two networks of one architecture hold other integers, and those of the second."""
+    found = []
+    for attribute, _ in integers_of(copied(model, lambda tensor: tensor)):
+        path = (*attribute.owner, attribute.key)
+        value: Any = other
+        for key in path:
+            value = value[key] if isinstance(value, tuple) else _get(value, key)
+        if value != attribute.value:
+            found.append((path, int(value)))
+    return tuple(found)
 
 
 def _set_in(holder: Any, path: tuple[Any, ...], new: int) -> None:
