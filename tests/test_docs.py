@@ -62,7 +62,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         for text, expected in zip(printed, shown, strict=True):
             numbers = [re.findall(r"\b0\.\d\d\b", each) for each in (text, expected)]
             assert [float(n) for n in numbers[0]] == pytest.approx([float(n) for n in numbers[1]], abs=0.02)
-            assert re.sub(r"\b0\.\d\d\b", "", text).strip() == re.sub(r"\b0\.\d\d\b", "", expected)
+            assert re.sub(r"\b0\.\d\d\b", "", text).strip() == re.sub(r"\b0\.\d\d\b", "", expected).strip()
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
