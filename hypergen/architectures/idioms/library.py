@@ -1,4 +1,4 @@
-"""Small networks from the constructors of timm and torchvision; both come with ``hypergen[vision]``.
+"""Small networks from the constructors of timm and torchvision; both come with ``hypergen-weights[vision]``.
 
 Every template takes the shape of images and logits, a width, a depth and a variant, a number that selects among the
 constructor's options.
@@ -46,6 +46,6 @@ def library_network(
         return TEMPLATES[template](Shape(image_size, channels, num_classes), width, depth, variant)
     except ImportError as error:
         raise HypergenError(
-            f"{template!r} needs timm and torchvision, which come with hypergen[vision]; install them, or leave the "
+            f"{template!r} needs timm and torchvision, which come with hypergen-weights[vision]; install them, or leave the "
             f"idioms of 'library' out of the space ({error})"
         ) from error
