@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,14 +61,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Measured:
-    """Test accuracies of one network; 0 where its values blow up, None where training was not asked for."""
+    """Test accuracies of one network; 0 where its values blow up.
+
+    None where training was not asked for, and of ridge readouts where a network ends in no linear layer.
+    """
 
     name: str
     source: str
     kind: str
     predicted: float
-    predicted_ridge: float
-    default_ridge: float
+    predicted_ridge: float | None
+    default_ridge: float | None
     predicted_trained: float | None
     default_trained: float | None
     failure: str | None
@@ -135,10 +138,10 @@ def evaluate_held_out(
         Row.from_values(f"{prefix}_mean", predicted),
         Row.from_values(f"{prefix}_worst_decile", worst),
         Row.from_values(f"{prefix}_median", predicted, statistic="median"),
-        *_compared(f"{prefix}_ridge", [(one.predicted_ridge, one.default_ridge) for one in found]),
+        *_compared(f"{prefix}_ridge", _known((one.predicted_ridge, one.default_ridge) for one in found)),
     ]
     if steps:
-        pairs = [(one.predicted_trained or 0.0, one.default_trained or 0.0) for one in found]
+        pairs = _known((one.predicted_trained, one.default_trained) for one in found)
         rows += _compared(f"{prefix}_{steps}_steps", pairs)
     for part in ("kind", "source"):
         for value in sorted({getattr(one, part) for one in found}):
@@ -166,7 +169,8 @@ def measure(images: ImageData, task: Task) -> Measured:
         return model
 
     failure = task.failure
-    score = ridge = 0.0
+    score = 0.0
+    ridge: float | None = 0.0
     if failure is None:
         try:
             model = make(True)
@@ -176,12 +180,10 @@ def measure(images: ImageData, task: Task) -> Measured:
         except ParameterError as error:
             failure = str(error)
     default = make(False)
-    default_ridge = 0.0
-    try:
-        calibrate(default, images)
-        default_ridge = _ridge(default, images)
-    except ParameterError:
-        pass
+    calibrate(default, images)
+    default_ridge = _ridge(default, images)
+    if default_ridge is None:
+        ridge = None
     trained = {start: _trained(make, start, images, task) if task.steps else None for start in (True, False)}
     network = task.network
     return Measured(
@@ -200,11 +202,16 @@ def _predicted(generator: Any, network: HeldOutNetwork, images: ImageData, steps
     return Task(network, pack(parameters), None, steps, seed)
 
 
-def _ridge(model: nn.Module, images: ImageData) -> float:
+def _ridge(model: nn.Module, images: ImageData) -> float | None:
+    """Accuracy with a ridge readout; 0 where features are not finite, None where no linear layer gives the logits."""
     try:
         return ridge_head_accuracy(model, images)
-    except ParameterError:
-        return 0.0
+    except ParameterError as error:
+        return 0.0 if "finite" in str(error) else None
+
+
+def _known(pairs: Iterable[tuple[float | None, float | None]]) -> list[tuple[float, float]]:
+    return [(left or 0.0, right) for left, right in pairs if right is not None]
 
 
 def _trained(make: Any, predicted: bool, images: ImageData, task: Task) -> float:

@@ -46,6 +46,6 @@ def library_network(
         return TEMPLATES[template](Shape(image_size, channels, num_classes), width, depth, variant)
     except ImportError as error:
         raise HypergenError(
-            f"{template!r} needs timm and torchvision, which come with hypergen-weights[vision]; install them, or leave the "
-            f"idioms of 'library' out of the space ({error})"
+            f"{template!r} needs timm and torchvision, which come with hypergen-weights[vision]; install them, or "
+            f"leave the idioms of 'library' out of the space ({error})"
         ) from error
