@@ -29,14 +29,14 @@ Inputs = Annotated[
 ]
 
 
-def build_network(model: str) -> nn.Module:
-    """The network of this name."""
+def build_network(model: str, on_meta: bool = True) -> nn.Module:
+    """The network of this name, without values where it need not have any."""
     from hypergen.architectures.by_name import build_model
 
     # As `python -m` does: a factory in the folder that the user stands in can be named.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    return build_model(model)
+    return build_model(model, on_meta=on_meta)
 
 
 def example_inputs(texts: list[str] | None) -> tuple[Tensor, ...] | None:
