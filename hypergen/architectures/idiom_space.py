@@ -110,32 +110,43 @@ class MixedSpace:
 
     Args:
         spaces: The spaces by name, or the arguments of an :class:`ImageClassifierSpace` or, with the key ``idioms``,
-            of an :class:`IdiomSpace`.
+            of an :class:`IdiomSpace`, other than the three that follow.
         weights: How often each is drawn, in any unit.
+        image_size: Height and width of the images.
+        channels: Channels of the images.
+        num_classes: Number of logits.
 
     Raises:
         ValueError: Names differ, a weight is negative or all are 0, or the spaces are not of one shape.
     """
 
     def __init__(
-        self, spaces: Mapping[str, IdiomSpace | ImageClassifierSpace | Mapping[str, Any]], weights: Mapping[str, float]
+        self,
+        spaces: Mapping[str, IdiomSpace | ImageClassifierSpace | Mapping[str, Any]],
+        weights: Mapping[str, float],
+        image_size: int = 8,
+        channels: int = 1,
+        num_classes: int = 10,
     ) -> None:
         if not spaces or set(spaces) != set(weights):
             raise ValueError(f"spaces and weights need the same names; got {sorted(spaces)} and {sorted(weights)}")
         if min(weights.values()) < 0 or not sum(weights.values()):
             raise ValueError(f"weights must be positive or 0, and one positive; got {dict(weights)}")
-        self.spaces = {name: _space(space) for name, space in spaces.items()}
+        self.shape: dict[str, JSON] = {"image_size": image_size, "channels": channels, "num_classes": num_classes}
+        self.spaces = {name: _space(space, self.shape) for name, space in spaces.items()}
         self.weights = dict(weights)
-        shapes = {tuple(space.to_json()[key] for key in _SHAPE) for space in self.spaces.values()}
-        if len(shapes) > 1:
-            raise ValueError(f"all spaces of a mixture need the same {', '.join(_SHAPE)}; got {sorted(shapes)}")
+        for name, space in self.spaces.items():
+            own = {key: space.to_json()[key] for key in self.shape}
+            if own != self.shape:
+                raise ValueError(f"all spaces of a mixture need its shape, {self.shape}; {name!r} has {own}")
 
     def __repr__(self) -> str:  # noqa: D105
         return f"MixedSpace({self.spaces!r}, weights={self.weights!r})"
 
     def to_json(self) -> dict[str, JSON]:
         """The keyword arguments that make an equal space."""
-        return {"spaces": {name: space.to_json() for name, space in self.spaces.items()}, "weights": dict(self.weights)}
+        spaces: dict[str, JSON] = {name: space.to_json() for name, space in self.spaces.items()}
+        return {"spaces": spaces, "weights": dict(self.weights), **self.shape}
 
     def sample(self, seed: int) -> Architecture:
         """Draw an architecture; arguments and errors as in :meth:`IdiomSpace.sample`."""
@@ -144,13 +155,13 @@ class MixedSpace:
         return self.spaces[name].sample(seed)
 
 
-_SHAPE = ("image_size", "channels", "num_classes")
-
-
-def _space(space: IdiomSpace | ImageClassifierSpace | Mapping[str, Any]) -> IdiomSpace | ImageClassifierSpace:
+def _space(
+    space: IdiomSpace | ImageClassifierSpace | Mapping[str, Any], shape: Mapping[str, JSON]
+) -> IdiomSpace | ImageClassifierSpace:
     if not isinstance(space, Mapping):
         return space
-    return IdiomSpace(**space) if "idioms" in space else ImageClassifierSpace(**space)
+    arguments: dict[str, Any] = {**shape, **space}
+    return IdiomSpace(**arguments) if "idioms" in space else ImageClassifierSpace(**arguments)
 
 
 def _enabled(idioms: Sequence[str] | None) -> dict[str, dict[str, list[str]]]:

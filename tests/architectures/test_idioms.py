@@ -109,5 +109,5 @@ def test_wrong_arguments_are_named():
         IdiomSpace(idioms=[])
     with pytest.raises(ValueError, match="same names"):
         MixedSpace({"a": ImageClassifierSpace()}, {"b": 1.0})
-    with pytest.raises(ValueError, match="need the same image_size"):
+    with pytest.raises(ValueError, match="need its shape"):
         MixedSpace({"a": ImageClassifierSpace(), "b": IdiomSpace(16)}, {"a": 1, "b": 1})

@@ -133,7 +133,7 @@ def test_every_choice_instantiates(configure, parquet_options, tmp_path, choice)
 
 def test_no_config_object_reaches_a_class(configure):
     made = instantiated(configure())
-    assert type(made["space"].config["norms"]) is list
+    assert type(made["space"].spaces["families"].config["norms"]) is list
     assert type(made["callbacks"]) is dict
 
 
