@@ -3,6 +3,7 @@
 import diffusers
 import pytest
 import torch
+from torch import nn
 from torch_geometric.nn import GCN
 
 import hypergen
@@ -49,3 +50,25 @@ def test_torchvision_beyond_classification():
     assert shapes(raft) == [(1, 3, 128, 128)] * 2
     args, _ = example_arguments(detector)
     assert [tuple(image.shape) for image in args[0]] == [(3, 224, 224)]
+
+
+class Wrapper(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args, **kwargs):
+        return self.inner(*args, **kwargs)
+
+
+def test_a_wrapper_takes_what_the_network_in_it_takes():
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, vocab_size=50
+    )
+    base = transformers.LlamaForCausalLM(config)
+    expected = example_arguments(base)[1].keys()
+    assert example_arguments(Wrapper(Wrapper(base)))[1].keys() == expected
+    adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"]))  # without a task type
+    assert example_arguments(adapted)[1].keys() == expected
+    assert "lora_A" in str(hypergen.trace(adapted).parameter_shapes)

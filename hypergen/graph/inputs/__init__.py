@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,9 @@ def _told_by(model: nn.Module) -> Any:
     array = getattr(model, "example_input_array", None)
     if array is not None:
         return array
+    inner = _forwarded_to(model)
+    if inner is not None:
+        return _told_by(inner)
     told = timm_image(model)
     if told is not None:
         return told
@@ -67,6 +71,18 @@ def _told_by(model: nn.Module) -> Any:
         f"positional arguments or a dict of keyword arguments), for example `example_inputs={example}`, or set "
         "`model.example_input_array`."
     )
+
+
+def _forwarded_to(model: nn.Module) -> nn.Module | None:
+    """The network that a wrapper passes whatever it is given to: an adapter's base, a compiled or parallel module's."""
+    takes = inspect.signature(model.forward).parameters.values()
+    if not takes or any(each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in takes):
+        return None
+    base = getattr(model, "get_base_model", None)
+    if callable(base) and isinstance(inner := base(), nn.Module) and inner is not model:
+        return inner
+    children = [child for child in model.children() if any(True for _ in child.parameters())]
+    return children[0] if len(children) == 1 else None
 
 
 def _first_layer(model: nn.Module) -> nn.Module | None:
