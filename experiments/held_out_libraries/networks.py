@@ -112,7 +112,7 @@ def load_list(path: Path = LIST) -> list[HeldOutNetwork]:
     return networks
 
 
-def installed_versions(networks: Sequence[HeldOutNetwork]) -> dict[str, str]:
+def installed_versions(networks: Sequence[Any]) -> dict[str, str]:
     """The version of every package among the sources that is installed."""
     versions = {}
     for source in sorted({network.source for network in networks}):

@@ -20,6 +20,7 @@ from rich.progress import track
 from torch import nn
 
 from experiments.held_out_libraries.networks import HeldOutNetwork, installed_versions, load_list
+from hypergen.architectures import Architecture, IdiomSpace
 from hypergen.data import DigitsDataModule
 from hypergen.errors import HypergenError, ParameterError
 from hypergen.evaluation.accuracy import accuracy, calibrate, ridge_head_accuracy
@@ -30,6 +31,7 @@ from hypergen.evaluation.short_training import derived_seed, training_steps
 from hypergen.functional import apply_parameters
 from hypergen.generators.factory import load_generator
 
+_OWN = 2_000_000_000  # First seed of networks of the training space; training counts its own from 0.
 _RATES = (1e-4, 1e-3, 3e-3, 1e-2)
 _AIMS = {
     "held_out_libraries_mean": 0.85,
@@ -37,7 +39,35 @@ _AIMS = {
     "held_out_libraries_ridge_mean": 0.93,
     "held_out_libraries_ridge_margin": 0.08,
     "held_out_libraries_50_steps_margin": 0.05,
+    "idioms_mean": 0.95,
+    "idioms_worst_decile": 0.85,
 }
+
+
+@dataclass(frozen=True)
+class SpaceNetwork:
+    """A network of the training space, as if it were of a library.
+
+    Args:
+        architecture: The network.
+    """
+
+    architecture: Architecture
+    source: str = "space"
+
+    @property
+    def name(self) -> str:
+        """The architecture's name."""
+        return self.architecture.name
+
+    @property
+    def kind(self) -> str:
+        """The architecture's family."""
+        return self.architecture.family
+
+    def build(self) -> nn.Module:
+        """Build the network."""
+        return self.architecture.build()
 
 
 @dataclass(frozen=True)
@@ -52,7 +82,7 @@ class Task:
         seed: Of default initialisation and of the order of images.
     """
 
-    network: HeldOutNetwork
+    network: HeldOutNetwork | SpaceNetwork
     parameters: dict[str, np.ndarray]
     failure: str | None
     steps: int
@@ -83,12 +113,17 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     add = parser.add_argument
     add("--generator", default="digits-ghn", help="name or path")
     add("--steps", type=int, default=0, help="steps of Adam from both starts, at rates tuned on validation images")
+    add(
+        "--own", type=int, default=0, help="judge it instead on so many draws of its own space that training never sees"
+    )
     add("--only", default="", help="only networks whose name or source contains this")
     add("--workers", type=int, default=0, help="processes with one thread each")
     add("--seed", type=int, default=0, help="of default initialisation and of the order of images")
     add("--output", help="folder of results.json and results.md")
     options = parser.parse_args(arguments)
-    networks = [one for one in load_list() if options.only in one.name or options.only in one.source]
+    networks: list[Any] = [one for one in load_list() if options.only in one.name or options.only in one.source]
+    if options.own:
+        networks = [SpaceNetwork(IdiomSpace().sample(_OWN + number)) for number in range(options.own)]
     results = evaluate_held_out(
         load_generator(options.generator),
         ImageData.read(DigitsDataModule()),
@@ -96,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> Results:
         steps=options.steps,
         workers=options.workers,
         seed=options.seed,
+        prefix="idioms" if options.own else "held_out_libraries",
     )
     if options.output:
         results.write(options.output)
@@ -107,11 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> Results:
 def evaluate_held_out(
     generator: Any,
     images: ImageData,
-    networks: Sequence[HeldOutNetwork],
+    networks: Sequence[HeldOutNetwork | SpaceNetwork],
     *,
     steps: int = 0,
     workers: int = 0,
     seed: int = 0,
+    prefix: str = "held_out_libraries",
 ) -> Results:
     """Predict networks and measure them on test images.
 
@@ -122,6 +159,7 @@ def evaluate_held_out(
         steps: Steps of Adam from both starts; 0 for none.
         workers: Processes; 0 for this one.
         seed: Of default initialisation and of the order of images.
+        prefix: Beginning of the rows' names.
 
     Returns:
         Mean and worst decile at predicted parameters; means with ridge readouts on top of predicted and of default
@@ -131,7 +169,6 @@ def evaluate_held_out(
     measured = map_tasks(measure, images, tasks, workers=workers)
     shown = track(measured, "evaluating", len(networks), console=Console(stderr=True), transient=True)
     found = [one for _, one in sorted(shown, key=lambda pair: pair[0])]
-    prefix = "held_out_libraries"
     predicted = [one.predicted for one in found]
     worst = sorted(predicted)[: max(1, len(predicted) // 10)]
     rows = [
@@ -191,7 +228,9 @@ def measure(images: ImageData, task: Task) -> Measured:
     )
 
 
-def _predicted(generator: Any, network: HeldOutNetwork, images: ImageData, steps: int, seed: int) -> Task:
+def _predicted(
+    generator: Any, network: HeldOutNetwork | SpaceNetwork, images: ImageData, steps: int, seed: int
+) -> Task:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         target = network.build().eval()
