@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -31,7 +31,11 @@ class OptunaSweeper(Sweeper):
     """
 
     def __init__(
-        self, direction: str = "maximize", n_trials: int = 10, params: Mapping[str, str] | None = None, seed: int = 0
+        self,
+        direction: Literal["minimize", "maximize"] = "maximize",
+        n_trials: int = 10,
+        params: Mapping[str, str] | None = None,
+        seed: int = 0,
     ) -> None:
         self.direction, self.n_trials, self.seed = direction, n_trials, seed
         self.params = dict(params or {})
@@ -57,6 +61,7 @@ class OptunaSweeper(Sweeper):
         given = parser.parse_overrides([f"{name}={value}" for name, value in self.params.items()] + arguments)
         ranges = {each.get_key_element(): each for each in given if each.is_sweep_override()}
         fixed = [each.input_line for each in parser.parse_overrides(arguments) if not each.is_sweep_override()]
+        assert self.config is not None and self.launcher is not None
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -65,7 +70,7 @@ class OptunaSweeper(Sweeper):
         for number in range(self.n_trials):
             trial = study.ask()
             chosen = [f"{name}={_suggest(trial, name, each)}" for name, each in ranges.items()]
-            (job,) = self.launcher.launch([[*fixed, *chosen]], initial_job_idx=number)
+            (job,) = self.launcher.launch([[*map(str, fixed), *chosen]], initial_job_idx=number)
             value = job.return_value
             if not isinstance(value, (int, float)):
                 raise HypergenError("A job returned no metric to search by; set optimized_metric to one that it has.")
@@ -86,7 +91,7 @@ def _suggest(trial: Any, name: str, override: Any) -> Any:
     if isinstance(sweep, IntervalSweep):
         if isinstance(sweep.start, int) and isinstance(sweep.end, int):
             return trial.suggest_int(name, sweep.start, sweep.end, log=log)
-        return trial.suggest_float(name, float(sweep.start), float(sweep.end), log=log)
+        return trial.suggest_float(name, float(sweep.start or 0.0), float(sweep.end or 0.0), log=log)
     assert isinstance(sweep, RangeSweep)
     return trial.suggest_categorical(name, [str(value) for value in override.sweep_string_iterator()])
 

@@ -40,7 +40,7 @@ def followed_calls(calls: Calls, returned: Sequence[Value]) -> list[Call]:
     live = _ancestors(calls, reads, returned)
     read = {value for number in live for value in reads[number]}
     of_heads = {value for value in calls.parameters.values() if value not in read}
-    made = set()
+    made: set[Any] = set()
     for number, call in enumerate(calls.calls):
         if number not in live and not of_heads.isdisjoint(reads[number]):
             of_heads.update(call.outputs)

@@ -8,7 +8,7 @@ flattening, a concatenation or a split in between does not change what it is cal
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ SEGMENT_MASK = 2**SEGMENT_SHIFT - 1
 _MAX_AXIS = 2**20
 
 
-class AxisAddresses(NamedTuple):
+@dataclass(frozen=True)
+class AxisAddresses:
     """What the places along an axis stand for.
 
     Attributes:

@@ -160,7 +160,8 @@ def _sizes(
 ) -> tuple[list[int], list[int]]:
     """Channels and positions of what each node gives, whichever axes they lie along."""
     batch = next((node.shape[0] for node in nodes if node.op == "input" and node.shape), 1) or 1
-    channels, positions = [], []
+    channels: list[int] = []
+    positions: list[int] = []
     for i, node in enumerate(nodes):
         slot, sources = largest.get(i), incoming[i]
         values = max(math.prod(node.shape) // batch, 1)

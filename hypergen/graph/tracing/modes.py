@@ -11,7 +11,8 @@ from torch import nn
 
 def mentions_training(module: nn.Module) -> bool:
     """Whether the code of a module looks at ``training``; what dropout and normalisations do there does not count."""
-    if _class_mentions_training(type(module)):
+    kind: type = type(module)
+    if _class_mentions_training(kind):
         return True
     return any(_looks(getattr(value, "__code__", None)) for value in vars(module).values() if callable(value))
 

@@ -63,7 +63,7 @@ def trace(model: nn.Module, example_inputs: Any = None, *, both_modes: bool = Tr
 def trace_with(
     model: nn.Module,
     example_inputs: Any,
-    recorder: type[Recorder] | partial[Recorder],
+    recorder: Callable[..., Recorder],
     modes: Sequence[TracingMode] = tuple(TracingMode),
     both_modes: bool = False,
 ) -> ComputationalGraph:
@@ -82,7 +82,7 @@ def _trace_with_fallbacks(
     args: Any,
     kwargs: Any,
     both_modes: bool,
-    recorder_type: type[Recorder] | partial[Recorder] = Recorder,
+    recorder_type: Callable[..., Recorder] = Recorder,
     modes: Sequence[TracingMode] = tuple(TracingMode),
 ) -> ComputationalGraph:
     """Trace on meta tensors; where these do not do, with known integers, then with real values."""
@@ -119,9 +119,7 @@ def _trace_with_fallbacks(
     ) from failure
 
 
-def _recorder(
-    recorder_type: type[Recorder] | partial[Recorder], inventory: Inventory, mode: TracingMode, guess: bool
-) -> Recorder:
+def _recorder(recorder_type: Callable[..., Recorder], inventory: Inventory, mode: TracingMode, guess: bool) -> Recorder:
     values = KnownValues(guess=guess) if mode is TracingMode.KNOWN_INTEGERS else None
     return recorder_type(inventory, "cpu" if mode is TracingMode.REAL_VALUES else "meta", values)
 

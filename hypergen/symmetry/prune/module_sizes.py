@@ -58,9 +58,11 @@ def _resize_known(module: nn.Module, own: Kept) -> None:
     elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         module.num_embeddings, module.embedding_dim = weight.shape if weight is not None else (0, 0)
     elif isinstance(module, nn.RNNBase) and "weight_hh_l0" in own:
+        hidden, inward = parameters["weight_hh_l0"], parameters["weight_ih_l0"]
+        assert hidden is not None and inward is not None
         gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-        module.hidden_size = module.weight_hh_l0.shape[0] // gates  # type: ignore[operator]
-        module.input_size = module.weight_ih_l0.shape[1]  # type: ignore[operator]
+        module.hidden_size = hidden.shape[0] // gates
+        module.input_size = inward.shape[1]
     elif isinstance(module, nn.RNNCellBase) and isinstance(module.weight_ih, Tensor):
         module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
 

@@ -126,7 +126,7 @@ class Plan:
 
     def training_error(self, counts: Mapping[str, int]) -> str:
         """Why a smaller network does not run in training mode, or gives other shapes, where the whole one runs."""
-        shapes = []
+        shapes: list[Any] = []
         for model in (self.meta, self.resized(self.meta, counts)):
             network = copied(model, lambda tensor: tensor).train()
             try:

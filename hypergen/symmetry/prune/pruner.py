@@ -237,10 +237,10 @@ class Pruner:
         except Exception as error:  # a size that is written into the forward pass may fail in any way
             return f"the smaller network does not run: {type(error).__name__}: {error}"
         expected = {name: value for name, value in expected.items() if self.outputs is None or name in self.outputs}
-        error = difference(outputs, expected)
-        if error <= TOLERANCE:
+        apart = difference(outputs, expected)
+        if apart <= TOLERANCE:
             return ""
-        return f"the network without these units is not the one with them at zero ({error:.1e})"
+        return f"the network without these units is not the one with them at zero ({apart:.1e})"
 
     def _reference(self, keep: Mapping[str, Tensor], watch: Any = None) -> tuple[dict[str, Tensor], nn.Module, Any]:
         """Tensors of full size with units at zero, the network, and what changes its norms."""

@@ -73,7 +73,7 @@ def _tracked(function: Callable[..., Any]) -> Callable[..., Any]:
         if any(not isinstance(other, int) for other in others):
             return NotImplemented
         result = function(int(self), *map(int, others))
-        sources = [getattr(operand, "sources", frozenset()) for operand in (self, *others)]
+        sources: list[frozenset[Any]] = [getattr(operand, "sources", frozenset()) for operand in (self, *others)]
         return TrackedInt.of(result, frozenset().union(*sources)) if type(result) is int else result
 
     return method
