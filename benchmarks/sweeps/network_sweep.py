@@ -58,12 +58,12 @@ def run_sweep(
     """Check networks as the command line says; print a line per failure, the table and, last, its JSON.
 
     Args:
-        name: Of the benchmark.
+        name: Name of the benchmark.
         description: For its help.
         check: Checks one network.
         skipped: Makes what stands for a network that was not checked, from its name and the reason.
         rows_of: The figures of a suite.
-        arguments: Of the command line; None for the process's own.
+        arguments: Arguments of the command line; None for the process's own.
     """
     options = _parser(name, description).parse_args(arguments)
     rows: list[Row] = []

@@ -41,10 +41,10 @@ class GraphTextEncoder(nn.Module):
 
     Args:
         hidden: Channels.
-        layers: Of the transformer.
-        heads: Of its attention.
+        layers: Number of layers of the transformer.
+        heads: Number of its attention heads.
         words: Rows of the table that words are hashed into.
-        dropout: Of the transformer.
+        dropout: Dropout probability of the transformer.
     """
 
     def __init__(

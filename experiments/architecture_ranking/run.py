@@ -68,17 +68,17 @@ def train_architecture_ranking(
     What they reach after some epochs, at the learning rate that is best on validation images, comes with the splits.
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         output: The folder that everything is written into.
         seed: The first of training; of initialisations.
         data: The images.
         trainer: Makes trainers.
         ranking: Makes a LightningModule from ``texts``, ``measured`` and ``seed``.
-        splits: Of architectures; of each, the first are learned from and the next held out.
+        splits: Splits of architectures; of each, the first are learned from and the next held out.
         unseen_splits: From which none is learned.
         train: Architectures of a split to learn from.
         held_out: Architectures of a split to rank.
-        epochs: Of the training whose outcome is ranked: 1 or 5.
+        epochs: Number of epochs of the training whose outcome is ranked: 1 or 5.
         samples: Images for scores at initialisation.
         seeds: Trainings of the encoder of texts.
 

@@ -21,14 +21,14 @@ class ArchitectureRanking(pl.LightningModule):
         texts: The lines of each architecture, from :func:`experiments.architecture_ranking.graph_text.graph_text`.
         measured: [architectures], such as accuracies; the higher, the better.
         hidden: Channels.
-        layers: Of the transformer.
-        dropout: Of the transformer.
-        steps: Of training.
+        layers: Number of layers of the transformer.
+        dropout: Dropout probability of the transformer.
+        steps: Number of steps of training.
         batch_size: Architectures per step.
         learning_rate: Its peak; it decays linearly.
-        weight_decay: Of AdamW.
+        weight_decay: Weight decay of AdamW.
         warmup_steps: Until the peak.
-        seed: Of batches.
+        seed: Random seed of batches.
     """
 
     def __init__(

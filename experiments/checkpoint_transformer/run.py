@@ -45,9 +45,9 @@ def train_checkpoint_transformer(
     """Build a zoo of runs, train a checkpoint transformer on it, and prompt it on runs that it has not seen.
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         output: The folder that everything is written into.
-        seed: Of this run.
+        seed: Random seed of this run.
         data: The images that the zoo's networks classify.
         data_name: What to call them.
         zoo: The plan of the zoo: networks of one architecture.
@@ -122,10 +122,10 @@ def evaluate_checkpoint_transformer(
         seen: Runs that it was trained on.
         unseen: Runs that it was not trained on.
         prompts: How many losses.
-        seed: Of sampling.
-        cost: Of the generator and its zoo.
+        seed: Random seed of sampling.
+        cost: Cost of the generator and its zoo.
         aims: By figure.
-        name: Of the results.
+        name: Name of the results.
     """
     low, high = float(seen.metrics[:, -1].mean()), float(seen.metrics[:, 0].mean())
     wanted = torch.linspace(low, high, prompts)[torch.randperm(prompts, generator=torch.Generator().manual_seed(seed))]

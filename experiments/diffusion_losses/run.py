@@ -42,9 +42,9 @@ def train_diffusion_losses(
     runs; figures of accuracy are about their last networks, and noise is added to training networks of the same loss.
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         output: The folder that everything is written into.
-        seed: Of networks, training and sampling.
+        seed: Random seed of networks, training and sampling.
         data: The images that networks classify.
         zoo: Makes the plan of the zoo from its architectures and seed.
         trainer: Makes trainers.

@@ -54,9 +54,9 @@ def train_diffusion_tasks(
     Three generators of one kind: on all training tasks, on few of them, and on networks of several layouts.
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         output: The folder that everything is written into.
-        seed: Of networks, training and sampling.
+        seed: Random seed of networks, training and sampling.
         data: The images.
         tasks: How many tasks there are.
         zoo: Makes the plans of zoos.

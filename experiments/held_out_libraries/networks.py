@@ -27,7 +27,7 @@ class HeldOutNetwork:
         source: The package, or the tutorial that it is written from.
         kind: ``"cnn"``, ``"tokens"``, ``"mixer"``, ``"recurrent"`` or ``"perceptron"``.
         constructor: ``"module:name"``.
-        arguments: Of the constructor, or of ``config``.
+        arguments: Arguments of the constructor, or of ``config``.
         config: ``"module:name"`` of a configuration class that the constructor takes.
         resize: Side that images are resized to; None for their own.
         repeat_channels: Channels that grey images are repeated to; None for one.

@@ -79,7 +79,7 @@ class Task:
         parameters: The predictions.
         failure: Why there are none; None if there are.
         steps: Steps of Adam from both starts; 0 for none.
-        seed: Of default initialisation and of the order of images.
+        seed: Random seed of default initialisation and of the order of images.
     """
 
     network: HeldOutNetwork | SpaceNetwork
@@ -158,7 +158,7 @@ def evaluate_held_out(
         networks: The networks.
         steps: Steps of Adam from both starts; 0 for none.
         workers: Processes; 0 for this one.
-        seed: Of default initialisation and of the order of images.
+        seed: Random seed of default initialisation and of the order of images.
         prefix: Beginning of the rows' names.
 
     Returns:

@@ -22,7 +22,7 @@ def mimetic(model: nn.Module, seed: int = 0) -> int:
 
     Args:
         model: A network with attention layers of :mod:`hypergen.architectures`.
-        seed: Of ``Z``.
+        seed: Random seed of ``Z``.
 
     Returns:
         The number of attention layers.

@@ -36,7 +36,7 @@ class StartsProtocol:
     """The settings, the same for every start.
 
     Args:
-        steps: Of training with Adam.
+        steps: Number of steps of training with Adam.
         learning_rates: The grid; each network and start has its own, selected on validation images with a seed that
             figures do not use.
         seeds: Trainings per network and start, of which each has its own initialisation and order of images.
@@ -93,8 +93,8 @@ def compare_starts(
         generator: A name or path for :func:`hypergen.load_generator`.
         protocol: The settings.
         workers: Processes; 0 for none.
-        seed: Of everything.
-        name: Of the results.
+        seed: Random seed of everything.
+        name: Name of the results.
 
     Returns:
         For every start ``START_steps_share`` (steps to the target over those of the protocol, 2 where it is never

@@ -46,9 +46,9 @@ def train_lora_tasks(
     trained adapters over the language model alone.
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         output: The folder that everything is written into.
-        seed: Of the language model, adapters, training and sampling.
+        seed: Random seed of the language model, adapters, training and sampling.
         letters: The tasks.
         language: The language model and its adapters.
         trainer: Makes trainers.

@@ -40,9 +40,9 @@ class LetterTask:
     """To answer a word with one letter: which one, changed how, in which case.
 
     Args:
-        place: Of :data:`PLACES`.
-        change: Of :data:`CHANGES`.
-        case: Of :data:`CASES`.
+        place: A key of :data:`PLACES`.
+        change: A key of :data:`CHANGES`.
+        case: A key of :data:`CASES`.
     """
 
     place: int
@@ -87,7 +87,7 @@ class LetterTasks:
     Args:
         held_out: Tasks that neither the language model nor the generator is trained on.
         words: By split.
-        seed: Of the draw of tasks and words.
+        seed: Random seed of the draw of tasks and words.
     """
 
     held_out: int = 8
@@ -136,12 +136,12 @@ class LanguageModel:
     Args:
         hidden: Its width.
         layers: Its blocks.
-        heads: Of attention.
-        steps: Of its training.
+        heads: Number of attention heads.
+        steps: Number of steps of its training.
         batch_size: Words in a step.
         learning_rate: Its peak.
-        rank: Of adapters, which all linear layers of the blocks get.
-        adapter_steps: Of each adapter's training.
+        rank: Rank of adapters, which all linear layers of the blocks get.
+        adapter_steps: Number of steps of each adapter's training.
         adapter_learning_rate: At its start.
         orders: Adapters of each task, which see words in different orders.
     """
@@ -214,7 +214,7 @@ class LanguageModel:
             model: With an adapter; gives the logits of the answer.
             tasks: The tasks.
             letters: Their words.
-            seed: Of the orders of words.
+            seed: Random seed of the orders of words.
 
         Returns:
             The adapters, those of a task in a row, and their accuracy on validation and test words.

@@ -35,7 +35,7 @@ class Curve:
 
     Attributes:
         loss: ``[points]``, evenly from one network to the other.
-        accuracy: Likewise.
+        accuracy: Accuracy at the same points, ``[points]``.
     """
 
     loss: Tensor
@@ -74,14 +74,14 @@ def train_merging(
     are calibrated on training images for every method (Jordan et al., *REPAIR*, 2022, arXiv 2211.08403).
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         output: The folder for results and pictures.
-        seed: Of initialisation, order of data and random permutations.
+        seed: Random seed of initialisation, order of data and random permutations.
         data: What the networks are trained on.
         architectures: By the names that figures have.
-        pairs: Of each architecture; no network is in two of them.
-        steps: Of training.
-        learning_rate: Of Adam, with cosine decay.
+        pairs: Pairs of each architecture; no network is in two of them.
+        steps: Number of steps of training.
+        learning_rate: Learning rate of Adam, with cosine decay.
         weight_decay: Decoupled.
         batch_size: Images per step.
         points: Along the line, both ends included; an odd number has the mean.

@@ -37,11 +37,11 @@ class Seeds:
 
     Args:
         tasks: On the digits, that a nowcaster learns from.
-        runs: Of each of them.
+        runs: Number of runs of each of them.
         validation_tasks: On the digits, that horizons are chosen on.
         validation: Runs of each task that learning rates and horizons are chosen on.
         test: Runs of each task that figures are about.
-        timed: Of those, how many are run again, alone and timed.
+        timed: Number of those that are run again, alone and timed.
     """
 
     tasks: int = 12
@@ -60,7 +60,7 @@ class Measured:
         problem: The task.
         rates: The learning rate of each method, in the order of ``losses``.
         losses: On the test seeds, [checks, methods, seeds].
-        target: Of each seed.
+        target: Target value of each seed.
         steps: Until the target, in checks, [methods, seeds]; one more than there are where it was not reached.
     """
 
@@ -98,17 +98,19 @@ def train_nowcasting(
     network that backtracking needs count in wall-clock time only.
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         output: The folder that everything is written into.
-        seed: Of tasks, networks and training.
+        seed: Random seed of tasks, networks and training.
         network: Makes the nowcaster.
         training: Makes the LightningModule from ``network`` and ``courses``.
         trainer: Makes the trainer.
         seeds: How many runs there are.
         budget: How long they are.
-        learning_rates: That are chosen from.
-        horizons: Of the nowcaster's jumps, likewise, in intervals, and of those of linear extrapolation that backtrack.
-        linear_horizons: Of the first of linear extrapolation's unchecked jumps; those of later ones go down to one.
+        learning_rates: Learning rates to choose from.
+        horizons: Horizons of the nowcaster's jumps to choose from, in intervals, and of those of linear extrapolation that
+            backtrack.
+        linear_horizons: Horizons of the first of linear extrapolation's unchecked jumps; those of later ones go down to
+            one.
         tolerance: By which factor a jump that backtracks may raise the loss of the latest batch.
         aims: By figure.
 

@@ -19,7 +19,7 @@ class Method:
     """A way of training.
 
     Args:
-        name: Of its rows.
+        name: Name of its rows.
         network: What jumps; None for Adam alone.
         horizon: Intervals that the first jump goes ahead; the last one goes one.
         decay: Share of the budget over which the learning rate falls to zero; infinity for a constant one.
@@ -39,12 +39,12 @@ class StackedAdam:
 
     Args:
         problem: What is trained.
-        seeds: Of each run's initialisation and batches.
+        seeds: Random seeds of each run's initialisation and batches.
         learning_rates: One per run.
         ends: The step at which each run's learning rate reaches zero; infinity for a constant one.
 
     Attributes:
-        weights: Of all runs, [runs, parameters].
+        weights: Weights of all runs, [runs, parameters].
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Budget:
     """How long runs are, and when they jump.
 
     Args:
-        steps: Of a run.
+        steps: Number of steps of a run.
         period: Steps from one jump to the next.
         interval: Steps between two states of a history.
         check_every: Steps between two measurements of the loss.
@@ -173,7 +173,7 @@ def curves(
     Args:
         problem: What is trained.
         methods: How.
-        seeds: Of the runs.
+        seeds: Random seeds of the runs.
         rates: Learning rates of each method, as many for each.
         budget: How long.
     """

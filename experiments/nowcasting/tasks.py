@@ -21,7 +21,7 @@ class Problem:
     """A network and what it is trained for.
 
     Args:
-        name: Of the task.
+        name: Name of the task.
         build: Makes the network, under the seed of torch's global generator.
         inputs: [N, …].
         targets: [N], classes; or [N, outputs], numbers.
@@ -93,7 +93,7 @@ def digits_problems(number: int, seed: int, images: int = 300) -> list[Problem]:
 
     Args:
         number: How many.
-        seed: Of relabellings, images, architectures and batch sizes.
+        seed: Random seed of relabellings, images, architectures and batch sizes.
         images: Training images that each task is about at most.
     """
     draw = random.Random(seed)

@@ -47,12 +47,12 @@ def measured_zoo(
     """Build what is missing of a zoo, and measure the last checkpoint of every network.
 
     Args:
-        folder: Of the zoo.
+        folder: Folder of the zoo.
         plan: What to train.
         data: What networks are trained on.
         data_name: What the zoo calls it.
         validation: Share of each architecture's networks for validation.
-        test: Likewise for test: its last ones.
+        test: The same for test: its last ones.
 
     Raises:
         HypergenError: An architecture has too few networks for the splits.

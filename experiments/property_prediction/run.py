@@ -51,19 +51,19 @@ def train_property_prediction(
     together, predictors from the training networks alone.
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         output: The folder for results and pictures.
-        seed: Of the first training; further ones count up from it.
+        seed: Random seed of the first training; further ones count up from it.
         data: What the zoos' networks are trained on.
         data_name: What the zoos call it.
         zoos: Plans, by the zoos' names.
         predictors: Make predictors, by the names of methods; the first is the one that is compared.
         training: Makes the LightningModule.
         trainer: Makes trainers.
-        folder: Of the zoos, one below it each; those that are there are read, or completed. None for ``output``.
+        folder: Folder of the zoos, one below it each; those that are there are read, or completed. None for ``output``.
         seeds: Trainings of each predictor, which predict together.
-        validation_share: Of each architecture's networks.
-        test_share: Likewise.
+        validation_share: Share of each architecture's networks in the validation split.
+        test_share: Share of each architecture's networks in the test split.
         aims: By figure.
 
     Returns:

@@ -91,23 +91,23 @@ def train_pruning(
     - ``scratch``: the small network from its own initialisation, for the same few steps.
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         output: The folder for results, pictures and the metanetwork.
-        seed: Of networks, training and random choices.
+        seed: Random seed of networks, training and random choices.
         data: What the networks are trained on.
         architectures: By the names that figures have.
         networks: For each of them, how many the metanetwork learns from.
-        metanetwork: To be trained.
+        metanetwork: The metanetwork to train.
         training: Makes its training from the metanetwork, networks, images and labels.
         trainer: Makes trainers.
         held_out: Networks of each architecture to prune.
-        steps: Of the networks' training.
-        learning_rate: Of the networks' training, with cosine decay.
+        steps: Number of steps of the networks' training.
+        learning_rate: Learning rate of the networks' training, with cosine decay.
         batch_size: Images per step.
         snapshots: Earlier steps whose networks the metanetwork learns from, too.
         flops: Share of the operations that is left.
         finetuning_steps: After pruning.
-        finetuning_rates: To choose from.
+        finetuning_rates: Learning rates of fine-tuning to choose from.
         aims: By figure.
 
     Returns:

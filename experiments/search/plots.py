@@ -27,7 +27,7 @@ def regret_by_budget(regrets: Mapping[str, Tensor], labels: Mapping[str, str], t
     Args:
         regrets: By method, [seeds, budget].
         labels: What to call methods; those that have none are left out.
-        title: Of the figure.
+        title: Title of the figure.
     """
     figure, axes = canvas(7.6, 4.6)
     drawn = [method for method in regrets if method in labels]

@@ -63,11 +63,11 @@ def compare_searches(
     with the best validation accuracy so far lacks to the table's best: in test accuracy, and in validation accuracy.
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         output: The folder that everything is written into.
-        seed: Of the first table; the others follow.
+        seed: Random seed of the first table; the others follow.
         problem: What is trained.
-        features: Of weights; a :class:`WeightFeatures` by default.
+        features: Features of weights; a :class:`WeightFeatures` by default.
         seeds: How many tables.
         budget: Blocks of training.
         aims: By figure.
@@ -122,7 +122,7 @@ def search(table: SearchTable, study: optuna.Study, budget: int, features: Featu
         table: Where.
         study: With the sampler and the pruner to try.
         budget: Blocks of training.
-        features: Of weights, to report them.
+        features: Features of weights, to report them.
 
     Returns:
         [budget, 2]: the regret in test and in validation accuracy after each block.

@@ -23,8 +23,8 @@ class SearchTable:
         space: How many levels each hyperparameter has; settings are their products in this order. All are in order
             but the first, the architecture.
         validation: Accuracies [settings, 1 + blocks], before training and after each block; chance once diverged.
-        test: Likewise.
-        architectures: To choose from.
+        test: The same for the test examples.
+        architectures: Architectures to choose from.
         weights: For each, a tensor [its settings, 1 + blocks, …] per name.
     """
 
@@ -60,14 +60,14 @@ class SearchProblem:
 
     Args:
         data: The images.
-        architectures: To choose from.
-        learning_rate: To choose from.
-        weight_decay: To choose from.
+        architectures: Architectures to choose from.
+        learning_rate: Learning rates to choose from.
+        weight_decay: Weight decays to choose from.
         init_scale: Factors on initial weights to choose from.
         train_images: That networks are trained on.
         validation_images: That a search sees accuracies on; the others are for the test.
         label_noise: Share of training images that have a random label.
-        blocks: Of a complete training.
+        blocks: Number of blocks of a complete training.
         block_steps: Updates in a block.
     """
 

@@ -40,7 +40,7 @@ class TaskSplits:
         validation: Tasks that settings are selected on; no network is trained for them.
         held_out: Tasks that figures are about.
         data_orders: Networks of each task, which see the data in different orders.
-        seed: Of the draw of tasks.
+        seed: Random seed of the draw of tasks.
     """
 
     train: int = 256
@@ -86,7 +86,7 @@ class TaskZoo:
 
     Args:
         output: The folder of the experiment.
-        seed: Of networks and training.
+        seed: Random seed of networks and training.
         data: The images.
         plan: Makes the plan of a zoo from architectures, tasks and seeds.
         trainer: Makes a trainer.

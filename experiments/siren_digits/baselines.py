@@ -49,11 +49,11 @@ def baseline_classes(
     """What simple methods say that the test networks draw.
 
     Args:
-        train: To learn from.
-        test: To predict.
+        train: Training examples to learn from.
+        test: Test examples to predict.
         sirens: What the networks are.
         groups: The permutation groups of their hidden units.
-        seed: Of methods that draw.
+        seed: Random seed of methods that draw.
 
     Returns:
         [networks] by method: ``statistics`` (of weights, with boosted trees), ``flat_ridge`` and ``flat_mlp`` (on the
@@ -99,11 +99,11 @@ def baseline_edits(
     """Test networks that simple methods have changed for an edit.
 
     Args:
-        train: To learn from.
-        test: To edit.
+        train: Training examples to learn from.
+        test: Test networks to edit.
         edit: Pictures to pictures.
         sirens: What the networks are.
-        steps: Of fitting training networks to edited pictures.
+        steps: Number of steps of fitting training networks to edited pictures.
 
     Returns:
         Networks by method: ``no_edit``; ``mean_change``, the mean of how the weights of training networks change when

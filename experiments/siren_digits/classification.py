@@ -37,12 +37,12 @@ class SirenClassification(pl.LightningModule):
         layers: Rounds of messages.
         message: Their form; see :class:`GraphMetanetwork`.
         dropout: Before the last layer.
-        steps: Of training.
+        steps: Number of steps of training.
         batch_size: Networks per step.
         learning_rate: The peak of its cycle.
-        weight_decay: Of AdamW.
+        weight_decay: Weight decay of AdamW.
         label_smoothing: Share of each label that goes evenly to all classes.
-        seed: Of batches and augmentation.
+        seed: Random seed of batches and augmentation.
     """
 
     def __init__(

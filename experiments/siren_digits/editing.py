@@ -49,12 +49,12 @@ class SirenEditing(pl.LightningModule):
         hidden: Channels.
         layers: Rounds of messages.
         message: Their form; see :class:`GraphMetanetwork`.
-        steps: Of training.
+        steps: Number of steps of training.
         batch_size: Networks per step.
         learning_rate: Its peak; it decays linearly.
-        weight_decay: Of AdamW.
+        weight_decay: Weight decay of AdamW.
         warmup_steps: Until the peak.
-        seed: Of batches and augmentation.
+        seed: Random seed of batches and augmentation.
     """
 
     def __init__(

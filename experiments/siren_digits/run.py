@@ -61,9 +61,9 @@ def train_siren_digits(
     selected on validation images.
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         output: The folder that everything is written into.
-        seed: Of SIRENs and training.
+        seed: Random seed of SIRENs and training.
         data: The images, of one channel.
         trainer: Makes trainers.
         sirens: What the SIRENs are.
@@ -71,7 +71,7 @@ def train_siren_digits(
         copies: SIRENs of each training image.
         classification: Makes a LightningModule from ``sirens``, ``networks`` and ``labels``.
         probes: Points at which the classifier with probes runs the SIRENs.
-        steps_with_probes: Of its training, which takes fewer.
+        steps_with_probes: Number of steps of its training, which takes fewer.
         editing: Makes a LightningModule from ``sirens``, ``networks`` and ``pictures``.
         images: Only so many of each split.
         aims: By figure.

@@ -49,10 +49,10 @@ def fit_sirens(
     Args:
         sirens: What they are.
         pictures: [networks, height, width].
-        seeds: Of each network's initialisation; the same seed, the same initialisation.
+        seeds: Random seeds of each network's initialisation; the same seed, the same initialisation.
         initial: Networks to start from instead, [networks, …] per name.
         steps: Updates.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         batch_size: Networks at once, which bounds memory; nothing else depends on it.
 
     Returns:
@@ -101,7 +101,7 @@ def flip_signs(
     Args:
         parameters: [networks, …] per name.
         groups: The permutation groups of hidden units, (name, axis) each.
-        generator: Of the draw.
+        generator: Random generator of the draw.
 
     Returns:
         [networks, …] per name; what the networks compute stays the same.
@@ -139,7 +139,7 @@ def move_pictures(
 
     Args:
         parameters: [networks, …] per name; the first weight and bias are those that read coordinates.
-        generator: Of the draw.
+        generator: Random generator of the draw.
         turn: At most so far in radians, either way.
         zoom: At most by this share, either way.
         shift: At most so far along either axis; pictures are 2 wide.

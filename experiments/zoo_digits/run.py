@@ -30,10 +30,10 @@ def train_zoo(
     """Build a zoo, or the part of it that is missing; describe and draw it.
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         output: The folder for results and pictures.
-        seed: Of this run.
-        folder: Of the zoo; one that a stopped build left is completed.
+        seed: Random seed of this run.
+        folder: Folder of the zoo; one that a stopped build left is completed.
         data: What its networks are trained on.
         data_name: What the zoo calls it.
         zoo: The plan.

@@ -41,10 +41,10 @@ def diversify(
     Args:
         parameters: What was predicted; it is only read.
         kind: One of those.
-        strength: Of the noise; by default 0.1 for ``noise`` and, as published, 3e-5 for ``orthogonal``.
+        strength: Strength of the noise; by default 0.1 for ``noise`` and, as published, 3e-5 for ``orthogonal``.
         leave_out: Names that stay as they are, usually the last layer's.
         own: The network's own initial values, for ``variance``.
-        seed: Of the noise.
+        seed: Random seed of the noise.
 
     Returns:
         All parameters; those that stay as they are, are the same tensors.

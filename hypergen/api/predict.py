@@ -116,8 +116,8 @@ def initialize(
             last layer's, for training to start from; see :func:`hypergen.api.diversify`. The page
             ``docs/results/initialisations.md`` has
             what each is worth.
-        diversify_strength: Of its noise.
-        seed: Of its noise.
+        diversify_strength: Strength of its noise.
+        seed: Random seed of its noise.
         calibrate: A data loader, or a list of batches: (inputs, labels), inputs, or keyword arguments. The running
             statistics of batch norms are estimated from it; without it they stay those of the model, and the report
             says so.

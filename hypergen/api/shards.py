@@ -111,7 +111,7 @@ class ShardedCheckpoint:
     Args:
         folder: Where to; made if it is missing.
         shards: The plan.
-        dtype: Of the values.
+        dtype: Data type of the values.
         fingerprint: What the values depend on. Files of a writer with the same fingerprint are kept; with another one
             they would be mixed up.
 

@@ -31,7 +31,8 @@ class ImageClassifierSpace:
         min_parameters: The smallest network.
         max_multiply_adds: Per image; None for 10,000 per pixel, which keeps a training step cheap.
         families: Families to draw from; None for all that training shows (all but the inverted bottleneck).
-        norms: Of ``"batch"``, ``"layer"``, ``"group"``, ``"none"``. A family that supports none of them is an error.
+        norms: Normalisations: some of ``"batch"``, ``"layer"``, ``"group"``, ``"none"``. A family that supports none of
+            them is an error.
         activations: Names in :data:`~hypergen.architectures.families.layers.ACTIVATIONS`; None for all. Softplus is
             used in MLPs and behind batch norm only, where networks with it learn.
         depth: Fewest and most blocks (hidden layers of an MLP).

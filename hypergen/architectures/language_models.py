@@ -36,9 +36,9 @@ class LanguageModelSpace:
         depth: Fewest and most blocks.
         width: Narrowest and widest token, multiples of 16.
         mlp_ratios: Hidden over outer widths of the feed-forward parts.
-        norms: Of ``"layer"`` and ``"rms"``.
+        norms: Normalisations: some of ``"layer"`` and ``"rms"``.
         activations: Names in :data:`hypergen.architectures.families.layers.ACTIVATIONS`.
-        positions: Of ``"learned"`` and ``"rotary"``.
+        positions: Position encoding, one of ``"learned"`` and ``"rotary"``.
 
     Raises:
         ValueError: An argument is out of range; the message says which values are possible.

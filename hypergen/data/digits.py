@@ -13,7 +13,7 @@ class DigitsDataModule(ImageDataModule):
 
     Args:
         batch_size: Images per batch.
-        seed: Of the split and of the order of training batches.
+        seed: Random seed of the split and of the order of training batches.
         num_workers: Loader processes.
     """
 

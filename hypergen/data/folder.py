@@ -25,7 +25,7 @@ class FolderImageDataModule(ImageDataModule):
         validation_size: Images held out of the training folder: a number, or a share below 1.
         max_per_class: Read only so many images of each class (the first by name); None for all.
         batch_size: Images per batch.
-        seed: Of the split into training and validation images, and of the order of training batches.
+        seed: Random seed of the split into training and validation images, and of the order of training batches.
         num_workers: Loader processes.
 
     Raises:

@@ -22,7 +22,7 @@ class ImageDataModule(InMemoryDataModule):
 
     Args:
         batch_size: Images per batch.
-        seed: Of the split into training and validation images, and of the order of training batches.
+        seed: Random seed of the split into training and validation images, and of the order of training batches.
         num_workers: Loader processes; the images are in memory, so 0 is seldom slower.
 
     Attributes:

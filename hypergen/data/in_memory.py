@@ -19,7 +19,7 @@ class InMemoryDataModule(LightningDataModule):
 
     Attributes:
         batch_size: Samples per batch.
-        seed: Of the order of training batches.
+        seed: Random seed of the order of training batches.
         num_workers: Loader processes.
     """
 

@@ -24,9 +24,9 @@ class ParquetImageDataModule(ImageDataModule):
         num_classes: Number of classes; None for one more than the greatest label of the training file.
         validation_size: Images held out of the training file: a number, or a share below 1.
         max_train: Keep only so many images of the training file (the first ones); None for all.
-        max_test: Likewise for the test file.
+        max_test: The same limit for the test file.
         batch_size: Images per batch.
-        seed: Of the split into training and validation images, and of the order of training batches.
+        seed: Random seed of the split into training and validation images, and of the order of training batches.
         num_workers: Loader processes.
 
     Raises:

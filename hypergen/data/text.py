@@ -43,7 +43,7 @@ class TextDataModule(InMemoryDataModule):
         held_out: Share of the text for each of validation and test.
         most_held_out: Windows of each of them at most, spread evenly over its part.
         batch_size: Windows per batch.
-        seed: Of the order of training batches.
+        seed: Random seed of the order of training batches.
 
     Attributes:
         vocabulary: Number of different tokens.

@@ -53,10 +53,10 @@ class LanguageModelRecord:
 
     Args:
         split: That the architecture is from.
-        name: Of the architecture.
+        name: Name of the architecture.
         config: Its arguments.
         parameters: Their number.
-        share_predicted: Of the parameters.
+        share_predicted: Predicted share of the parameters.
         distinct_value_share: Among what was predicted.
         predicted: Perplexity at predicted parameters; infinite where there are none that can be used.
         default: Perplexity at default initialisation.
@@ -118,12 +118,12 @@ def evaluate_language_model_generator(
         data: Windows of tokens, such as :class:`hypergen.data.TextDataModule`.
         steps: Steps of training from default initialisation; the perplexity after them is what the predicted
             parameters have to reach, and after as many they give up.
-        learning_rates: Of Adam; each side has the one that serves it best on validation windows.
+        learning_rates: Learning rates of Adam; each side has the one that serves it best on validation windows.
         batch_size: Windows per step.
         architectures_per_split: Only the first so many of each split.
         workers: Processes with one thread each; 0 for none.
-        seed: Of default initialisations and of the order of windows in training.
-        name: Of the results.
+        seed: Random seed of default initialisations and of the order of windows in training.
+        name: Name of the results.
 
     Raises:
         RuntimeError: A worker died.

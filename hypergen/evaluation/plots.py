@@ -55,8 +55,9 @@ def write_plots(
     """Draw every plot that there is data for.
 
     Args:
-        records: Of every architecture.
-        steps: Of the architectures whose training was compared; without any, there are no learning curves.
+        records: Records of every architecture.
+        steps: Number of steps of the architectures whose training was compared; without any, there are no learning
+            curves.
         folder: Made if it does not exist.
 
     Returns:

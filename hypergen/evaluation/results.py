@@ -77,11 +77,11 @@ class Results:
     """The rows of one experiment, evaluation or benchmark, with what is needed to repeat it.
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         seed: That it ran with.
         rows: Its figures, each under a name of its own.
         details: Anything JSON-able that explains the figures, such as the settings of the protocol.
-        commit: Of the code; ``"unknown"`` outside a checkout.
+        commit: Commit of the code; ``"unknown"`` outside a checkout.
         machine: CPU model, cores and versions.
 
     Raises:

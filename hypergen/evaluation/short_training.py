@@ -51,7 +51,7 @@ def training_steps(
         inputs: Images [N, channels, height, width], or tokens [N, length].
         labels: [N], or [N, length], int64.
         learning_rate: Constant.
-        seed: Of the order of the samples.
+        seed: Random seed of the order of the samples.
         batch_size: Samples per step.
         task: What gives the loss.
 

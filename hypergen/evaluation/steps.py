@@ -27,7 +27,7 @@ class StepsProtocol:
 
     Args:
         threshold: The accuracy to reach.
-        learning_rates: Of Adam; the grid to select from.
+        learning_rates: Learning rates of Adam; the grid to select from.
         cap: Steps after which a run gives up.
         curve_steps: The final run goes on to this step even when it has reached the threshold, for the curves.
     """
@@ -134,7 +134,7 @@ def count_steps(
         make_model: Builds the network with the parameters that training starts from, always the same ones.
         data: The images.
         protocol: The settings.
-        seed: Of the order of the training images.
+        seed: Random seed of the order of the training images.
     """
     rate = select_learning_rate(make_model, data, protocol, seed=seed)
     reached: int | None = None

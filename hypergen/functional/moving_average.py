@@ -15,7 +15,7 @@ class MovingAverage(pl.Callback):
 
     Args:
         parameters: What is averaged.
-        decay: Of the average; it starts lower.
+        decay: Decay of the average; it starts lower.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float = 0.995) -> None:

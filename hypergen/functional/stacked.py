@@ -29,9 +29,9 @@ class Recipe:
     Args:
         run: Its name.
         steps: Updates until it is finished.
-        init_seed: Of its initialisation.
-        data_seed: Of the order of its images, and of which it sees.
-        learning_rate: Of its optimiser; at the start, where there is a schedule.
+        init_seed: Random seed of its initialisation.
+        data_seed: Random seed of the order of its images, and of which it sees.
+        learning_rate: Learning rate of its optimiser; at the start, where there is a schedule.
         weight_decay: Decoupled (as in AdamW) for Adam, an L2 penalty for SGD.
         init_scale: What its initial weight matrices and kernels are multiplied by.
         data_fraction: Share of the training images that it sees.
@@ -100,9 +100,9 @@ def train_stacked(
             are missing keep their own initialisation.
         batch_size: Images per network and step.
         optimizer: ``"adam"`` (AdamW with betas .9 and .999) or ``"sgd"``.
-        momentum: Of SGD.
-        schedule: Of learning rates: ``"constant"``, or ``"linear"`` or ``"cosine"`` down to zero at each network's last
-            step.
+        momentum: Momentum of SGD.
+        schedule: Schedule of learning rates: ``"constant"``, or ``"linear"`` or ``"cosine"`` down to zero at each
+            network's last step.
         label_smoothing: Share of each training label that goes evenly to all classes.
         input_noise: Standard deviation of the noise on training inputs, drawn anew for each step.
         device: Where to train.
@@ -279,7 +279,7 @@ def evaluate_stacked(
     Args:
         module: What they are.
         parameters: [networks, …] per name.
-        buffers: Likewise.
+        buffers: Buffers, in the same form.
         inputs: [N, …].
         labels: [networks, N], or [1, N] if they are the same for all.
         max_values: At most about so many values of inputs and networks at once.
@@ -304,7 +304,7 @@ class Batches:
     """Which images each network sees at each step; depends on its data seed and data fraction alone.
 
     Args:
-        recipes: Of the networks.
+        recipes: Training recipes of the networks.
         images: How many training images there are.
         batch_size: Images per network and step.
     """

@@ -68,7 +68,7 @@ class StackedModule:
 
         Args:
             parameters: [networks, …] per name.
-            buffers: Likewise; changed in place where training changes them.
+            buffers: Buffers, in the same form; changed in place where training changes them.
             inputs: [networks, batch, …].
             training: Whether the module is in training mode.
             shared: Whether ``inputs`` are [batch, …], the same for all networks.

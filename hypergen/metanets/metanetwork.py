@@ -33,7 +33,7 @@ class States(NamedTuple):
     """What an encoder made of networks of one architecture.
 
     Attributes:
-        incidences: Of their parameter graph.
+        incidences: Incidences of their parameter graph.
         data: Their parameters, ``[batch, *shape, features]`` per block.
         nodes: ``[batch, num_nodes, hidden]``.
         edges: ``[batch, *shape, hidden]`` per block; None without edge states.
@@ -62,8 +62,8 @@ class GraphMetanetwork(nn.Module):
         layers: Rounds.
         message: ``"edge"``, ``"film"``, ``"attention"`` (:class:`EdgeLayer`), ``"transformer"``
             (:class:`RelationalLayer`) or ``"product"`` (:class:`ProductLayer`).
-        aggregators: Of messages, for ``"edge"`` and ``"film"``.
-        heads: Of attention.
+        aggregators: Aggregators of messages, for ``"edge"`` and ``"film"``.
+        heads: Number of attention heads.
         statistics: Whether blocks are told the moments of their weights.
     """
 
@@ -190,7 +190,7 @@ class InvariantMetanetwork(nn.Module):
 
         Args:
             graph: Its parameter graph.
-            *tensors: As for :class:`GraphMetanetwork`.
+            *tensors: The same as for :class:`GraphMetanetwork`.
             extra: Further features, ``[batch, extra]``.
 
         Returns:
@@ -233,7 +233,7 @@ class EquivariantMetanetwork(nn.Module):
 
         Args:
             graph: Its parameter graph.
-            *tensors: As for :class:`GraphMetanetwork`.
+            *tensors: The same as for :class:`GraphMetanetwork`.
 
         Returns:
             ``[batch, *shape, outputs]`` per block, without the batch where one network was passed;

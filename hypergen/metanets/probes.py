@@ -27,7 +27,7 @@ class Probes(nn.Module):
 
     Args:
         count: How many inputs.
-        shape: Of an input, without the batch.
+        shape: Shape of an input, without the batch.
         latent: Numbers of :math:`z_i`.
         responses: ``"outputs"``: outputs as they are. ``"classes"``: of logits their probabilities, entropy (1 for
             even ones) and, on an inverse hyperbolic sine's scale, the logarithm of the sum of exponentials.

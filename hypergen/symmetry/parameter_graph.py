@@ -71,7 +71,7 @@ class Block:
     """A parameter or buffer as a dense block of edges; one with a single axis, as a bias, belongs to its nodes.
 
     Attributes:
-        name: Of the parameter or buffer.
+        name: Name of the parameter or buffer.
         shape: Its shape; axes that are products are divided where another axis varies with a factor; a scalar has one.
         tensor_shape: Its own shape.
         axes: The axes that have nodes or segments.

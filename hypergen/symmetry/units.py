@@ -16,7 +16,7 @@ def units_of(symmetry: Symmetry, name: str) -> tuple[tuple[int, ...], list[tuple
     """Which units each value of a parameter or buffer belongs to.
 
     Args:
-        symmetry: Of the network.
+        symmetry: Symmetry of the network.
         name: The parameter or buffer.
 
     Returns:
@@ -39,7 +39,7 @@ def unit_sums(symmetry: Symmetry, tensors: Mapping[str, Tensor]) -> dict[str, Te
     """The sum of all values that belong to each unit; differentiable.
 
     Args:
-        symmetry: Of the network.
+        symmetry: Symmetry of the network.
         tensors: By name; further leading axes are batches. Names that the network does not have are left out.
 
     Returns:
@@ -67,7 +67,7 @@ def gate_units(symmetry: Symmetry, tensors: Mapping[str, Tensor], gates: Mapping
     """Multiply all values that belong to each unit by a factor: 0 takes a unit out, 1 leaves it; differentiable.
 
     Args:
-        symmetry: Of the network.
+        symmetry: Symmetry of the network.
         tensors: By name; further leading axes are batches. Names that the network does not have stay.
         gates: Group name → ``[*batch, *group.shape]``; groups that are not named stay.
 

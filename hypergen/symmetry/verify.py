@@ -28,7 +28,7 @@ class Verification:
 
     Args:
         model: The network; its parameters may be on the meta device, its buffers may not. It is not changed.
-        example_inputs: As for :func:`hypergen.trace`; what is floating-point becomes random.
+        example_inputs: The same as for :func:`hypergen.trace`; what is floating-point becomes random.
         outputs: Names of the returned tensors that are compared; None for all.
         seed: Decides parameters and inputs.
     """

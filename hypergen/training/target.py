@@ -49,7 +49,7 @@ class TargetTraining(pl.LightningModule):
         data: The images; None where loaders are given to the trainer.
         steps: Length of the learning rate schedule.
         learning_rate: At the start.
-        weight_decay: Of everything but vectors: biases and the parameters of norms.
+        weight_decay: Weight decay of everything but vectors: biases and the parameters of norms.
         threshold: The test accuracy whose first step is noted.
         initialise: Called with target, data and training batches before training; returns the share of parameters that
             it predicted.

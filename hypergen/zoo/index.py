@@ -53,8 +53,8 @@ def split_of(name: str, shares: Mapping[Split, float] = DEFAULT_SHARES) -> Split
     """Which split a run or a task belongs to: drawn by its name alone, so it stays when the zoo grows.
 
     Args:
-        name: Of the run or the task.
-        shares: Of each split; they sum to 1.
+        name: Name of the run or the task.
+        shares: Share of each split; they sum to 1.
     """
     place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
     for split in SPLITS:

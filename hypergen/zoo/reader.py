@@ -33,7 +33,7 @@ class Zoo:
     what it was when it was opened.
 
     Args:
-        folder: Of the zoo.
+        folder: Folder of the zoo.
         on_corrupt: What to do about shards that are missing, truncated or damaged: ``"raise"``, or ``"skip"`` them
             with a warning that names them; :attr:`skipped` lists them.
 

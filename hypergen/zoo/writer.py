@@ -56,10 +56,10 @@ class ZooWriter:
     Use it as a context manager: on leaving, also by an exception, what was gathered is written.
 
     Args:
-        folder: Of the zoo.
+        folder: Folder of the zoo.
         shard_bytes: Write a shard when the gathered checkpoints of a layout take so many bytes.
         shard_rows: Or when there are so many of them.
-        shares: Of the runs, and of the tasks, that go into each split, where a checkpoint does not name its own.
+        shares: Shares of the runs, and of the tasks, that go into each split, where a checkpoint does not name its own.
         on_duplicate: What to do with a checkpoint whose run and step the zoo holds already: ``"error"`` or ``"skip"``.
 
     Raises:
@@ -144,7 +144,7 @@ class ZooWriter:
         Args:
             state: A tensor per name, as ``model.state_dict()`` gives it; copied.
             run: Name of the training run that it is from.
-            step: Of the run; a run has one checkpoint per step.
+            step: Step number of the run; a run has one checkpoint per step.
             task: What it was trained for.
             parent: The checkpoint that its run started from, ``"run/step"``; its run's split is the parent's then.
             init_hash: sha256 of the initialisation, where it is known.
@@ -153,8 +153,8 @@ class ZooWriter:
             hyperparameters: Numbers, text or truth values, each a column ``hyperparameters.<name>``.
             validation: Metrics on validation data, each a column ``validation.<name>``.
             test: Metrics on test data, each a column ``test.<name>``; never select by these.
-            split_run: Of the run, the same for all of its checkpoints; else drawn by its name.
-            split_task: Of the task; else drawn by its name.
+            split_run: Split of the run, the same for all of its checkpoints; else drawn by its name.
+            split_task: Split of the task; else drawn by its name.
             layout: What the tensors are, where :meth:`Layout.of` does not tell, for example frozen ones.
 
         Returns:
@@ -196,7 +196,7 @@ class ZooWriter:
         Args:
             stacked: A tensor [n, …] per stored name; copied.
             runs: Names of the n runs.
-            steps: Of all, or one for each.
+            steps: Number of steps of all, or one for each.
             layout: What the tensors are, where :meth:`Layout.of` does not tell.
             columns: Further columns of the index by their full names, such as ``task``, ``init_seed``,
                 ``hyperparameters.learning_rate`` or ``test.accuracy``: one value for all, or n values.

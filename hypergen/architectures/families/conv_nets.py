@@ -31,7 +31,7 @@ class ConvNet(nn.Module):
         block: One of ``BLOCKS``.
         widths: Channels of each stage.
         depths: Blocks of each stage.
-        kernel_size: Of the spatial convolutions.
+        kernel_size: Kernel size of the spatial convolutions.
         norm: ``"batch"``, ``"layer"``, ``"group"`` or ``"none"``.
         norm_groups: Groups of the group norm.
         activation: A name in :data:`hypergen.architectures.families.layers.ACTIVATIONS`.
@@ -45,7 +45,7 @@ class ConvNet(nn.Module):
         squeeze_excitation: Residual bodies end in squeeze-excitation.
         reduction: Block width over bottleneck width (bottleneck and grouped).
         groups: Groups of the grouped convolution.
-        dilation: Of the dilated convolutions.
+        dilation: Dilation of the dilated convolutions.
         expansion: Inner over outer width (inverted bottleneck).
 
     Raises:

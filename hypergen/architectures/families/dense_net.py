@@ -51,7 +51,7 @@ class DenseNet(nn.Module):
         num_classes: Number of logits.
         growth: Channels that each layer appends; the stem has twice as many.
         depths: Dense layers of each stage.
-        kernel_size: Of the dense layers.
+        kernel_size: Kernel size of the dense layers.
         norm: ``"batch"``, ``"layer"``, ``"group"`` or ``"none"``.
         norm_groups: Groups of the group norm.
         activation: A name in :data:`hypergen.architectures.families.layers.ACTIVATIONS`.

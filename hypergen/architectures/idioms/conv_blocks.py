@@ -61,8 +61,8 @@ class Shortcut(nn.Module):
             ``"pool_conv"`` pools before it (ResNet-D), ``"padded"`` strides and pads with empty channels.
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        stride: Of the block.
-        norm: Of the block.
+        stride: Stride of the block.
+        norm: Normalisation of the block.
     """
 
     def __init__(self, spelling: str, in_channels: int, out_channels: int, stride: int, norm: str) -> None:
@@ -135,8 +135,8 @@ class ResidualBlock(nn.Module):
             ``"inverted_fused"`` or ``"separable"``.
         width: Channels of the input.
         out: Channels of the output.
-        stride: Of the block.
-        kernel_size: Of its spatial convolutions.
+        stride: Stride of the block.
+        kernel_size: Kernel size of its spatial convolutions.
         norm: A name in :data:`~hypergen.architectures.idioms.layers.MAP_NORMS`.
         act: Name of the activation.
         attention: Spelling of channel attention.
@@ -218,7 +218,7 @@ class BranchedBlock(nn.Module):
             3×3, 5×5 and pooling; Szegedy et al., 2015, arXiv 1409.4842), ``"dense"`` (appends to its input).
         width: Channels of the input.
         out: Channels of the output.
-        stride: Of a pooling before the block; 1 for none.
+        stride: Stride of a pooling before the block; 1 for none.
         norm: A name in :data:`~hypergen.architectures.idioms.layers.MAP_NORMS`.
         act: Name of the activation.
     """
@@ -290,7 +290,7 @@ class NormFreeBlock(nn.Module):
             convolution and a scalar multiplier.
         width: Channels of the input.
         out: Channels of the output.
-        stride: Of the block.
+        stride: Stride of the block.
         act: Name of the activation.
     """
 

@@ -37,7 +37,7 @@ class Head(nn.Module):
         layers: Linear layers.
         hidden: Their inner width.
         activation_name: Between them.
-        norm: Of ``"norm_pool"`` and ``"wide_conv_pool"``.
+        norm: Normalisation in ``"norm_pool"`` and ``"wide_conv_pool"``.
         dropout: Before and between them; 0 for none.
     """
 
@@ -104,13 +104,13 @@ class TutorialCNN(nn.Module):
         num_classes: Number of logits.
         widths: Channels of each stage.
         per_stage: Convolutions of each stage.
-        kernel_size: Of the convolutions.
+        kernel_size: Kernel size of the convolutions.
         padded: Whether convolutions keep the map's size; without, where it allows.
         pooling: One of :data:`POOLINGS`, behind each stage while the map is larger than a pixel; ``"stride"`` strides
             in the stage's last convolution.
         norm: A name in :data:`~hypergen.architectures.idioms.layers.MAP_NORMS`.
         order: One of :data:`ORDERS`, behind each convolution.
-        activation_name: Of the whole network.
+        activation_name: Name of the activation function of the whole network.
         head: See :class:`Head`.
         head_layers: Linear layers of the head.
         head_hidden: Their inner width.
@@ -202,9 +202,9 @@ class BlockNet(nn.Module):
         block: One of :data:`~hypergen.architectures.idioms.conv_blocks.BLOCKS`.
         widths: Channels of each stage, even numbers.
         depths: Blocks of each stage.
-        kernel_size: Of the spatial convolutions.
+        kernel_size: Kernel size of the spatial convolutions.
         norm: A name in :data:`~hypergen.architectures.idioms.layers.MAP_NORMS`.
-        activation_name: Of the whole network.
+        activation_name: Name of the activation function of the whole network.
         stem: One of :data:`STEMS`.
         attention: A name in :data:`~hypergen.architectures.idioms.layers.CHANNEL_ATTENTION`.
         gains: A name in :data:`~hypergen.architectures.idioms.layers.GAINS`.

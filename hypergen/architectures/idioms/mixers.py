@@ -103,9 +103,9 @@ class TokenMixer(nn.Module):
         positions: See :class:`~hypergen.architectures.idioms.tokens.Positions`.
         pooling: See :class:`~hypergen.architectures.idioms.tokens.Pool`; no class token.
         feed_forward_kind: See :func:`~hypergen.architectures.idioms.attention.feed_forward`.
-        norm: Of the blocks and before the head.
+        norm: Normalisation of the blocks and before the head.
         gains: Factors on the branches.
-        activation_name: Of both parts.
+        activation_name: Name of the activation function of both parts.
         head_layers: Linear layers of the head.
     """
 
@@ -199,10 +199,10 @@ class MapMixerBlock(nn.Module):
         mixing: One of :data:`MAP_MIXERS`.
         channels: Channels of the map.
         hidden: Inner width of the feed-forward part.
-        kernel_size: Of the mixing.
+        kernel_size: Kernel size of the mixing.
         norm: A name in :data:`~hypergen.architectures.idioms.layers.MAP_NORMS`.
         gains: Factors on the branches.
-        activation_name: Of both parts.
+        activation_name: Name of the activation function of both parts.
         linear: Whether the feed-forward part is of linear layers on channels moved last.
     """
 
@@ -261,10 +261,10 @@ class MapMixer(nn.Module):
         hidden_ratio: Inner over outer width of the feed-forward parts.
         wiring: See :class:`MapMixerBlock`; so are the next six.
         mixing: How positions are mixed.
-        kernel_size: Of the mixing.
-        norm: Of the blocks.
+        kernel_size: Kernel size of the mixing.
+        norm: Normalisation of the blocks.
         gains: Factors on the branches.
-        activation_name: Of both parts.
+        activation_name: Name of the activation function of both parts.
         linear: Whether feed-forward parts are linear layers.
         two_stages: Whether a strided convolution halves the map half way.
         pooling_first: Whether the map is pooled before the last norm rather than after it.

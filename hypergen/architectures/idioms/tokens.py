@@ -26,7 +26,7 @@ class Patches(nn.Module):
         channels: Channels of the images.
         width: Size of a token.
         patch_size: Side of a patch; it divides ``image_size``.
-        norm: Of ``"normed"``.
+        norm: Normalisation in ``"normed"``.
 
     Attributes:
         tokens: Number of tokens.

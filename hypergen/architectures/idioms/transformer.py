@@ -72,10 +72,10 @@ class Transformer(nn.Module):
         bias: Whether queries, keys and values have biases.
         feed_forward_kind: See :func:`~hypergen.architectures.idioms.attention.feed_forward`.
         place: See :class:`Block`.
-        norm: Of the blocks and before the head.
+        norm: Normalisation of the blocks and before the head.
         gains: Factors on the branches.
         causal: Whether a token sees the ones before it only.
-        activation_name: Of the feed-forward parts.
+        activation_name: Name of the activation function of the feed-forward parts.
         head_layers: Linear layers of the head.
         batch_first: Whether PyTorch's layers take the batch first.
         dropout: After the positions; 0 for none.
@@ -243,7 +243,7 @@ class PixelMLP(nn.Module):
         wiring: ``"plain"``, ``"residual"``, ``"dense"`` (concatenated inputs), ``"gated"`` (GLU), ``"highway"``.
         norm: ``"none"``, ``"batch"`` before the activation, ``"batch_after"``, ``"layer"``, ``"input"`` (batch norm of
             the pixels alone).
-        activation_name: Of the hidden layers.
+        activation_name: Name of the activation function of the hidden layers.
         dropout: Behind each; 0 for none.
     """
 

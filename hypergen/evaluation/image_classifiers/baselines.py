@@ -26,11 +26,11 @@ class BaselineProtocol:
     Args:
         epochs: Lengths of training on the test split.
         other_epochs: Lengths of training on the out-of-distribution splits.
-        learning_rates: Of Adam; one is selected on validation per network and length.
+        learning_rates: Learning rates of Adam; one is selected on validation per network and length.
         other_learning_rates_kept: On the out-of-distribution splits, how many of them go on beyond the first length.
         steps: How steps to an accuracy are counted, on the test split.
         step_architectures: For how many architectures, in the order of the split, that reach it at all.
-        seed: Of initialisations and of the order of training images.
+        seed: Random seed of initialisations and of the order of training images.
     """
 
     epochs: tuple[int, ...] = (1, 5, 20)
@@ -64,8 +64,8 @@ class Baseline:
     """One architecture without a generator; accuracies on test images.
 
     Args:
-        split: Of architectures.
-        name: Of the architecture.
+        split: Split of architectures.
+        name: Name of the architecture.
         parameters: How many it has.
         default: At default initialisation, batch norms calibrated.
         default_ridge_head: The same with the last linear layer solved on training images.
@@ -96,7 +96,7 @@ class DefaultSteps:
     """Steps of one architecture of the test split from default initialisation.
 
     Args:
-        name: Of the architecture.
+        name: Name of the architecture.
         reaches: Whether it reaches the accuracy at any learning rate; without, it is left out of the comparison.
         count: At the learning rate selected on validation; None if it is left out.
     """
@@ -127,7 +127,7 @@ class Baselines:
         data: Fingerprint of the images, see :meth:`hypergen.evaluation.image_data.ImageData.fingerprint`.
         protocol: How they were computed.
         records: By split and name of the architecture.
-        steps: Of the first architectures of the test split, in its order.
+        steps: Number of steps of the first architectures of the test split, in its order.
         commit: That they were computed with.
         machine: That they were computed on.
     """
@@ -188,7 +188,7 @@ def load_baselines(path: str | Path | None = None) -> Baselines:
     """Load the baselines.
 
     Args:
-        path: Of the file; None for the ones that come with hypergen.
+        path: Path of the file; None for the ones that come with hypergen.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -58,8 +58,8 @@ def rows_of(
     """Summarise the records; figures of a split that was not evaluated are left out.
 
     Args:
-        records: Of every architecture.
-        steps: Of those architectures that the comparison of steps is about.
+        records: Records of every architecture.
+        steps: Number of steps of those architectures that the comparison of steps is about.
         steps_excluded: How many were left out of it because default initialisation never gets there.
         aims: By figure.
     """

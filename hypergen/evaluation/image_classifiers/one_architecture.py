@@ -26,7 +26,7 @@ class PredictionTask:
         parameters: The usable predictions; parameters without one keep their default initialisation.
         failure: Why there are none at all; None if there are.
         steps: Also count steps of training from the predicted parameters; None for not.
-        seed: Of the default initialisation and the order of training images.
+        seed: Random seed of the default initialisation and the order of training images.
     """
 
     architecture: Architecture

@@ -93,11 +93,12 @@ def evaluate_image_classifier_generator(
         data: Images that predicted networks are measured on, such as :class:`hypergen.data.DigitsDataModule`.
         splits: Names of splits, or architectures by split.
         workers: Processes with one thread each; 0 for none. Predictions are made in this process.
-        seed: Of the order of images in training, and of values that a generator leaves to the default initialisation.
+        seed: Random seed of the order of images in training, and of values that a generator leaves to the default
+            initialisation.
         architectures_per_split: Only the first so many of each split.
-        baselines: Of these architectures on these images; None for those that come with hypergen.
+        baselines: Baselines of these architectures on these images; None for those that come with hypergen.
         aims: ``"five_minutes"``, ``"release"``, or an aim by figure.
-        name: Of the results.
+        name: Name of the results.
         progress: Show a progress bar.
 
     Returns:

@@ -16,17 +16,17 @@ class ArchitectureRecord:
     """One architecture; accuracies on test images, None where a baseline was not computed.
 
     Args:
-        split: Of architectures.
-        name: Of the architecture.
-        family: Of the architecture.
+        split: Split of architectures.
+        name: Name of the architecture.
+        family: Family of the architecture.
         parameters: How many values it has.
         predicted: With predicted parameters, batch norms calibrated; 0 if they cannot be used.
         predicted_ridge_head: The same with the last linear layer solved on training images.
         default: At default initialisation, batch norms calibrated.
         default_ridge_head: The same with the last linear layer solved on training images.
         trained_1_epoch: Trained from default initialisation.
-        trained_5_epochs: Likewise.
-        trained_20_epochs: Likewise.
+        trained_5_epochs: The same after 5 epochs.
+        trained_20_epochs: The same after 20 epochs.
         share_predicted: Share of the parameter values that were predicted.
         distinct_value_share: Distinct values over predicted values.
         failure: Why the prediction cannot be used; None if it can.
@@ -53,8 +53,8 @@ class StepsComparison:
     """Steps of one architecture to the threshold, from predicted parameters and from default initialisation.
 
     Args:
-        name: Of the architecture.
-        family: Of the architecture.
+        name: Name of the architecture.
+        family: Family of the architecture.
         cap: What a side counts that never reaches the threshold.
         predicted: From predicted parameters.
         default: From default initialisation.

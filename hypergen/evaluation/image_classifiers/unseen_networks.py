@@ -30,7 +30,7 @@ class NetworkAccuracies:
     """Test accuracies of one network; 0 where its values blow up.
 
     Args:
-        name: Of the network.
+        name: Name of the network.
         predicted: At predicted parameters, batch statistics estimated on training images.
         predicted_ridge_head: With its last layer solved in closed form besides.
         default_ridge_head: The same from default initialisation: what a head makes of random features.
@@ -91,8 +91,8 @@ def evaluate_on_unseen_networks(
         test_images: The first so many test images; None for all.
         workers: Processes with one thread each; 0 for none. Predictions are made in this process.
         aims: By figure.
-        name: Of the results.
-        seed: Of the architectures and of default initialisation.
+        name: Name of the results.
+        seed: Random seed of the architectures and of default initialisation.
 
     Returns:
         ``predicted_accuracy_mean`` over the architectures, ``predicted_accuracy_NAME`` for each network, and both with

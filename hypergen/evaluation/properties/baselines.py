@@ -65,8 +65,8 @@ def gradient_boosting(
 
     Args:
         train: Features ``[networks, columns]``, NaN where missing, and properties ``[networks, properties]``.
-        validation: Likewise.
-        features: Of the networks to predict.
+        validation: The same for the validation split.
+        features: Features of the networks to predict.
 
     Returns:
         ``[networks, properties]``.

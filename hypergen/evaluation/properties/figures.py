@@ -83,8 +83,8 @@ def property_rows(predictions: Predictions, seed: int = 0) -> list[Row]:
     methods, so those of margins are of paired differences.
 
     Args:
-        predictions: Of one zoo.
-        seed: Of resampling.
+        predictions: Predictions of one zoo.
+        seed: Random seed of resampling.
 
     Returns:
         Rows by the names ``[PROPERTY_]MEASURE_ZOO_zoo[_METHOD]``; the first property and the first method have none.

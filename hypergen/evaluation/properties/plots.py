@@ -17,7 +17,7 @@ def write_property_plots(predictions: Predictions, folder: str | Path) -> list[P
     """Draw predicted against measured accuracy, and every method's rank correlations.
 
     Args:
-        predictions: Of one zoo.
+        predictions: Predictions of one zoo.
         folder: Made if it does not exist.
 
     Returns:

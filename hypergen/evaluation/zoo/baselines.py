@@ -35,7 +35,7 @@ def zoo_baselines(problem: ZooProblem, train: Checkpoints, init: Mapping[str, Te
         problem: What the networks are for.
         train: What the generator was trained on.
         init: Networks before training, [any number, *shape] by parameter.
-        seed: Of the split for choosing.
+        seed: Random seed of the split for choosing.
     """
     # From one initialisation units correspond as they are, and matching them anew may harm; from many it is needed.
     frames = [train, aligned_to_first(train, problem)] if problem.symmetry else [train]
@@ -144,7 +144,7 @@ def noise_added(base: Sampler, scale: Mapping[str, Tensor], strength: float) -> 
     Args:
         base: Where the networks come from.
         scale: The unit of the noise by parameter, such as :func:`spread`.
-        strength: Of the noise, in that unit.
+        strength: Strength of the noise, in that unit.
     """
 
     def sample(conditions: Tensor, samples: int, seed: int) -> Stacked:
@@ -190,9 +190,9 @@ def _choose(
     Args:
         problem: What the networks are for.
         frames: The training networks, with their hidden units in one order or another.
-        settings: To choose from.
+        settings: Settings to choose from.
         make: The sampler of networks and a setting.
-        seed: Of which conditions are set aside.
+        seed: Random seed of which conditions are set aside.
     """
     of = frames[0].conditions.unique(dim=0, return_inverse=True)[1]
     order = torch.randperm(int(of.max()) + 1, generator=torch.Generator().manual_seed(seed))

@@ -53,9 +53,9 @@ class Cost:
     """What a generator cost, with its zoo.
 
     Args:
-        generator_seconds: Of training it.
+        generator_seconds: Duration, in seconds, of training it.
         generator_parameters: It has so many.
-        zoo_seconds: Of training the zoo's networks.
+        zoo_seconds: Duration, in seconds, of training the zoo's networks.
         zoo_networks: The zoo has so many.
     """
 

@@ -20,7 +20,7 @@ class FinetuningProtocol:
     """The settings, the same for every start.
 
     Args:
-        learning_rates: Of Adam; each start has its own, selected on validation samples.
+        learning_rates: Learning rates of Adam; each initialisation has its own, selected on validation samples.
         steps: Training stops here.
         below_trained: The target is the mean accuracy of trained networks less this.
     """
@@ -64,7 +64,7 @@ def finetune(
         conditions: What each is trained for.
         target: The accuracy whose first step is noted.
         protocol: The settings.
-        seed: Of the order of training samples.
+        seed: Random seed of the order of training samples.
     """
     checks = _checks(protocol.steps)
     early = checks.index(min(EARLY, protocol.steps))

@@ -39,11 +39,11 @@ def evaluate_on_zoo(
         generator: Conditioned on code, on metric, or on both.
         data: Zoo of one layout, with the images that its networks classify.
         samples: Networks per condition.
-        seed: Of everything random.
-        cost: Of the generator and the zoo.
+        seed: Random seed of everything random.
+        cost: Cost of the generator and the zoo.
         finetuning: The settings of training from generated networks.
         aims: By figure.
-        name: Of the results.
+        name: Name of the results.
 
     Raises:
         HypergenError: The zoo does not say how its networks are made, holds nothing out, or the generator needs

@@ -85,7 +85,7 @@ class Yardstick:
         train: What the generator was trained on.
         held_out: Networks trained on what it was not trained on; as many of each condition.
         init: Networks before training, [any number, *shape] by parameter.
-        seed: Of the noise.
+        seed: Random seed of the noise.
 
     Raises:
         ParameterError: Half of the held-out networks or more are among the training networks.

@@ -149,13 +149,13 @@ def evaluate_zoo_generator(
             figures of the first have plain names, those of others end in ``_by_SPLIT``.
         init: Networks before training, [any number, *shape] by parameter.
         samples: Networks per condition; more where there are few conditions, to make at least 32.
-        seed: Of sampling, noise and training.
-        cost: Of the generator and its zoo.
+        seed: Random seed of sampling, noise and training.
+        cost: Cost of the generator and its zoo.
         prompts: Conditions that ask for a metric.
         finetuning: The settings of training from generated networks.
         aims: By figure.
         details: What else belongs to the results.
-        name: Of the results.
+        name: Name of the results.
 
     Returns:
         Figures, and the table of methods with a verdict on each.

@@ -40,16 +40,16 @@ class AutoregressiveGenerator(ZooGenerator):
         token_size: Values per token.
         codes_per_token: Codes that a token becomes.
         codebook_size: Different codes at each place of a token.
-        width: Of both networks.
+        width: Width of both networks.
         depth: Blocks of the transformer.
-        heads: Of attention.
+        heads: Number of attention heads.
         code_size: Numbers in a task code; 0 for none. This and the next four are those of
             :class:`~hypergen.generators.conditions.ConditionEncoder`.
         metric_size: Metrics to reach.
         text_buckets: Different words of a text.
         example_size: Values in a labelled example's input.
         example_labels: Different labels of examples.
-        temperature: Of sampling; 0 takes the most probable code.
+        temperature: Temperature of sampling; 0 takes the most probable code.
 
     Shapes:
         tokens ``[networks, num_tokens, token_size]`` ↔ codes ``[networks, num_tokens, codes_per_token]``, int64.

@@ -20,7 +20,7 @@ class AutoregressiveGeneratorTraining(TokenGeneratorTraining):
     Args:
         generator: The autoregressive generator; its codebooks are set.
         networks: The zoo, by layout.
-        **options: Of :class:`~hypergen.generators.tokens.training.TokenGeneratorTraining`.
+        **options: Keyword arguments of :class:`~hypergen.generators.tokens.training.TokenGeneratorTraining`.
     """
 
     def __init__(

@@ -50,7 +50,7 @@ class ResidualQuantizer(nn.Module):
 
         Args:
             vectors: ``[number, size]``.
-            seed: Of the first guess at the clusters.
+            seed: Random seed of the first guess at the clusters.
 
         Raises:
             ParameterError: There are fewer vectors than entries.

@@ -38,11 +38,11 @@ class CheckpointTransformer(ZooGenerator):
     Args:
         layouts: Those of the zoo: each ``{"shapes": {name: shape}, "groups": [[[name, axis], ...], ...]}``, the groups
             being the permutation groups (``graph.symmetry()``).
-        width: Of the transformer.
+        width: Width of the transformer.
         depth: Its blocks.
-        heads: Of attention.
-        num_train_timesteps: Of the diffusion, with linear betas.
-        sampling_steps: Of DDIM.
+        heads: Number of attention heads.
+        num_train_timesteps: Number of timesteps of the diffusion, with linear betas.
+        sampling_steps: Number of sampling steps of DDIM.
         frequencies: How many sines and cosines describe a loss.
 
     Shapes:
@@ -123,7 +123,7 @@ class CheckpointTransformer(ZooGenerator):
         Args:
             noised: θ'_t in units of :meth:`value_scales`, ``[networks, *shape]`` by name.
             start: θ, likewise.
-            times: Of the diffusion, ``[networks]``.
+            times: Timesteps of the diffusion, ``[networks]``.
             now: The loss of θ, ``[networks]``.
             wanted: The loss of θ', ``[networks]``.
 
@@ -184,8 +184,8 @@ class CheckpointTransformer(ZooGenerator):
 
         Args:
             starts: ``[pairs, *shape]`` by name.
-            ends: Likewise.
-            metrics: Of all checkpoints, ``[checkpoints]``.
+            ends: Parameters at the end of training, in the same form as ``starts``.
+            metrics: Metrics of all checkpoints, ``[checkpoints]``.
             initial_metric: Mean metric of networks before training.
         """
         number = self.layout_number({name: value.shape[1:] for name, value in starts.items()})

@@ -66,11 +66,11 @@ class CheckpointTransformerTraining(pl.LightningModule):
         steps: Length of the learning rate schedule: linear warm-up, then cosine to zero.
         batch_size: Pairs per step.
         learning_rate: Peak learning rate of AdamW.
-        weight_decay: Of matrices.
+        weight_decay: Weight decay of matrices.
         warmup_steps: Steps of warm-up.
         from_start: Share of pairs that begin before training, which is where networks are prompted from most.
-        average_decay: Of the moving average of the weights, which is kept.
-        seed: Of pairs, noise and permutations; with the step it determines all of them.
+        average_decay: Decay of the moving average of the weights, which is kept.
+        seed: Random seed of pairs, noise and permutations; with the step it determines all of them.
     """
 
     def __init__(

@@ -69,7 +69,7 @@ def canonical_graph(graph: ComputationalGraph, axes: Mapping[str, Sequence[AxisA
 
     Args:
         graph: The graph as it was traced.
-        axes: Of each parameter, what the places of its axes stand for.
+        axes: Meaning of the axes of each parameter: what the positions along each axis stand for.
     """
     short = graph.without(SHAPE_OPS)
     roles = {} if graph.calls is None else _projection_roles(graph.calls)

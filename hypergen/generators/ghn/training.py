@@ -40,11 +40,11 @@ class GraphHypernetworkTraining(pl.LightningModule):
         learning_rate: Peak learning rate of AdamW for the encoder and the heads.
         table_learning_rate: The same for the channel tables, whose entries are of unit size.
         warmup_steps: Steps of linear warm-up.
-        weight_decay: Of the encoder and the heads.
+        weight_decay: Weight decay of the encoder and the heads.
         max_gradient_norm: What the gradient of each network with respect to its parameters is clipped to.
         image_noise: Standard deviation of noise added to the (standardised) training images. Long runs pass over the
             images many thousand times and would otherwise learn them by heart.
-        average_decay: Of the moving average of the generator, which is what is kept in the end; 0 for none.
+        average_decay: Decay of the moving average of the generator, which is what is kept in the end; 0 for none.
 
     Raises:
         ValueError: Noise is asked for on tokens.

@@ -32,9 +32,9 @@ class HyperRepresentation(ZooGenerator):
         layouts: Those of the zoo, each a shape by parameter name.
         token_size: Values per token.
         latent_size: Length of a token's latent.
-        width: Of both transformers.
+        width: Width of both transformers.
         depth: Blocks of each.
-        heads: Of attention.
+        heads: Number of attention heads.
         window: Tokens that attend to each other; longer networks are read window by window.
         anchors: Networks kept of each layout.
         neighbours: Anchors that a density is estimated from.
@@ -115,10 +115,10 @@ class HyperRepresentation(ZooGenerator):
         """Keep latents of some networks of a layout; of all, in turn, where there are fewer than anchors.
 
         Args:
-            number: Of the layout.
+            number: Number of the layout.
             stacked: ``[networks, *shape]`` by name.
             conditions: Code and metric of each, ``[networks, code_size + metric_size]``.
-            seed: Of the choice.
+            seed: Random seed of the choice.
         """
         latents, kept = getattr(self, f"latents_{number}"), getattr(self, f"conditions_{number}")
         order = torch.randperm(len(conditions), generator=torch.Generator().manual_seed(seed))

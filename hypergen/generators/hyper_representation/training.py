@@ -29,10 +29,10 @@ class HyperRepresentationTraining(TokenGeneratorTraining):
         groups: The permutation groups to permute in views; none for zoos of one initialisation, where the order of
             units means something.
         contrast: γ.
-        temperature: Of the contrast.
+        temperature: Temperature of the contrast.
         masked: Share of tokens that are hidden.
         noise: Standard deviation of the noise on standardised values.
-        **options: Of :class:`~hypergen.generators.tokens.training.TokenGeneratorTraining`.
+        **options: Keyword arguments of :class:`~hypergen.generators.tokens.training.TokenGeneratorTraining`.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class ArchitectureEncoder(ModelMixin, ConfigMixin):
         """Embed graphs.
 
         Args:
-            graphs: Of any traced networks.
+            graphs: Computational graphs of any traced networks.
 
         Returns:
             ``[len(graphs), size]``.

@@ -28,11 +28,11 @@ class WeightAutoencoderTraining(pl.LightningModule):
         generator: Its autoencoder, and its encoder of architectures, are trained.
         zoo: The networks, or the zoo that has them.
         inputs: Probe inputs, ``[number, …]``; by default the training images of the zoo's data.
-        steps: Of training.
+        steps: Number of steps of training.
         learning_rate: Its peak; it decays linearly.
-        weight_decay: Of AdamW.
-        behaviour_weight: Of the loss of behaviour.
-        kl_weight: Of the latent's divergence from a unit normal distribution.
+        weight_decay: Weight decay of AdamW.
+        behaviour_weight: Weight of the loss of behaviour.
+        kl_weight: Weight of the latent's divergence from a unit normal distribution.
         warmup_steps: Until the peak.
         networks_per_step: Networks of a batch.
         inputs_per_step: Probe inputs of a batch.

@@ -39,7 +39,7 @@ class LatentDiffusion(ZooGenerator):
         token_size: Values per weight token.
         latent_size: Length of the latent of a network.
         hidden: Width of the autoencoder.
-        latent_noise: Of the autoencoder, at the start of training.
+        latent_noise: Strength of the latent noise of the autoencoder, at the start of training.
         denoiser_hidden: Width of the denoiser.
         denoiser_layers: Its residual blocks.
         condition_size: Length of the condition's embedding.
@@ -52,9 +52,9 @@ class LatentDiffusion(ZooGenerator):
         condition_dropout: How often a kind of condition is left out in training, as for classifier-free guidance.
         architecture_size: Length of the embedding of the computational graph; 0 for none.
         prediction_type: What the denoiser predicts: ``"sample"``, ``"v_prediction"`` or ``"epsilon"``.
-        num_train_timesteps: Of the noise schedule.
-        sampling_steps: Of DDIM.
-        guidance_scale: Of classifier-free guidance; 1 for none.
+        num_train_timesteps: Number of timesteps of the noise schedule.
+        sampling_steps: Number of sampling steps of DDIM.
+        guidance_scale: Scale of classifier-free guidance; 1 for none.
         linear: For zoos of few tasks and one layout, such as some dozens of adapters: principal components instead of
             the learned autoencoder, and a denoiser that is linear in latent and condition, which takes
             ``prediction_type="sample"``.
@@ -234,9 +234,9 @@ def sample_latents(
         scheduler: One of diffusers'.
         condition: ``[batch, condition_size]``.
         random: Draws the noise.
-        steps: Of the scheduler.
+        steps: Number of steps of the scheduler.
         without_condition: What the denoiser reads where there is no condition, for guidance.
-        guidance_scale: Of classifier-free guidance.
+        guidance_scale: Scale of classifier-free guidance.
 
     Returns:
         ``[batch, latent_size]``.

@@ -30,15 +30,15 @@ class LatentDiffusionTraining(pl.LightningModule):
         generator: With a trained autoencoder.
         zoo: The networks, or the zoo that has them.
         inputs: Probe inputs, ``[number, …]``; by default the training images of the zoo's data.
-        steps: Of training.
+        steps: Number of steps of training.
         learning_rate: Its peak; it decays linearly.
-        weight_decay: Of AdamW.
-        latent_weight: Of the loss of denoising.
-        behaviour_weight: Of the loss of behaviour; 0 leaves it out, which is many times as fast.
+        weight_decay: Weight decay of AdamW.
+        latent_weight: Weight of the loss of denoising.
+        behaviour_weight: Weight of the loss of behaviour; 0 leaves it out, which is many times as fast.
         noise_exponent: Times are ``1 - u^exponent`` of the schedule, with ``u`` even on [0, 1]: above 1, noisy latents
             are more frequent, for which the condition alone tells what to write.
         warmup_steps: Until the peak.
-        ema_decay: Of the moving average of the weights, which is what is kept.
+        ema_decay: Decay of the moving average of the weights, which is what is kept.
         networks_per_step: Networks of a batch.
         inputs_per_step: Probe inputs of a batch.
         seed: Random seed of batches.

@@ -83,7 +83,7 @@ def untrained(name: str, seed: int = 0) -> Generator:
 
     Args:
         name: A name in :data:`VARIANTS` or :data:`MAGNITUDE_INVARIANT`.
-        seed: Of the initial values.
+        seed: Random seed of the initial values.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -32,7 +32,7 @@ class RecurrentDiffusion(ZooGenerator):
     Args:
         layouts: Those of the zoo, each a shape by parameter name.
         token_size: Values per token.
-        width: Of the recurrent state; and of what it says of a token.
+        width: Width of the recurrent state; and of what it says of a token.
         depth: Recurrent layers.
         denoiser_hidden: Width of the denoiser.
         denoiser_layers: Its residual blocks.
@@ -41,8 +41,8 @@ class RecurrentDiffusion(ZooGenerator):
             :class:`~hypergen.generators.conditions.ConditionEncoder`.
         metric_size: Metrics to reach.
         text_buckets: Different words of a text.
-        num_train_timesteps: Of the noise schedule.
-        sampling_steps: Of DDIM.
+        num_train_timesteps: Number of timesteps of the noise schedule.
+        sampling_steps: Number of sampling steps of DDIM.
 
     Shapes:
         tokens ``[networks, num_tokens, token_size]``; prototypes ``[networks, num_tokens, width]``.
@@ -102,7 +102,7 @@ class RecurrentDiffusion(ZooGenerator):
         Args:
             positions: ``[tokens, NUM_POSITIONS]``.
             condition: Embedded, ``[networks, width]``.
-            state: Of the recurrent network after the window before.
+            state: State of the recurrent network after the window before.
 
         Returns:
             ``[networks, tokens, width]``, and the state afterwards.

@@ -22,7 +22,7 @@ class RecurrentDiffusionTraining(TokenGeneratorTraining):
     Args:
         generator: The recurrent diffusion.
         networks: The zoo, by layout.
-        **options: Of :class:`~hypergen.generators.tokens.training.TokenGeneratorTraining`.
+        **options: Keyword arguments of :class:`~hypergen.generators.tokens.training.TokenGeneratorTraining`.
     """
 
     def __init__(

@@ -24,9 +24,9 @@ class TrainingZoo:
 
     Attributes:
         layouts: The layouts, of which the first ``known`` have networks.
-        graphs: Of each layout; None where the generator is not conditioned on architectures.
-        outputs: Of each layout: stacked parameters and inputs → outputs ``[networks, inputs, …]``.
-        layout: Of each network, ``[networks]``; ascending.
+        graphs: Computational graphs of each layout; None where the generator is not conditioned on architectures.
+        outputs: Forward function of each layout: stacked parameters and inputs → outputs ``[networks, inputs, …]``.
+        layout: Layout index of each network, ``[networks]``; ascending.
         tokens: In scale, padded, ``[networks, num_tokens, token_size]``.
         conditions: Collated, ``[networks, …]`` each.
         known: How many layouts have networks.
@@ -98,7 +98,7 @@ class NetworkBatches(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
         networks_per_step: Networks in a batch.
         inputs_per_step: Probe inputs in a batch.
         other_layouts: Share of batches that are decoded into a layout drawn at random instead of their own.
-        seed: Of the draws.
+        seed: Random seed of the draws.
     """
 
     def __init__(

@@ -25,12 +25,12 @@ class TokenGeneratorTraining(pl.LightningModule):
     Args:
         generator: Has ``statistics``, which are set from the zoo.
         networks: Training networks by layout, or the zoo that has them.
-        steps: Of training.
+        steps: Number of steps of training.
         batch_size: Networks per step.
         learning_rate: Its peak; it decays linearly.
-        weight_decay: Of AdamW.
+        weight_decay: Weight decay of AdamW.
         warmup_steps: Until the peak.
-        average_decay: Of the moving average of the weights, which is kept.
+        average_decay: Decay of the moving average of the weights, which is kept.
         seed: With the step it determines what is drawn.
     """
 
@@ -73,7 +73,7 @@ class TokenGeneratorTraining(pl.LightningModule):
         """The loss of some networks of one layout.
 
         Args:
-            which: Of ``networks``, ``numbers`` and ``tokens``.
+            which: One of ``networks``, ``numbers`` and ``tokens``.
             index: Networks of the batch.
             random: All randomness comes from it.
         """

@@ -35,7 +35,7 @@ class Box:
         height: Height.
         x: Left side.
         y: Upper side.
-        repeat: Of a block.
+        repeat: Number of repetitions of a block.
         level: What is inside a block.
     """
 

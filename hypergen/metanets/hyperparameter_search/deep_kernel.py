@@ -60,7 +60,7 @@ class DeepKernelForecast:
         hidden: Width of φ.
         features: Its outputs.
         components: Principal components of weights' features.
-        seed: Of their initialisation.
+        seed: Random seed of their initialisation.
 
     Shapes:
         - **input:** :class:`Trainings` of N trainings
@@ -98,8 +98,8 @@ class DeepKernelForecast:
         Args:
             trainings: Before the block.
             values: [N], after it.
-            steps: Of Adam on the marginal likelihood.
-            learning_rate: Of Adam.
+            steps: Number of steps of Adam on the marginal likelihood.
+            learning_rate: Learning rate of Adam.
 
         Raises:
             HypergenError: There is nothing to learn from, or values are not finite.

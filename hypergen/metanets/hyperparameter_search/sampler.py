@@ -43,9 +43,9 @@ def report_weights(trial: optuna.Trial, model: nn.Module, step: int, features: C
     The study keeps the features, a few numbers, and not the weights.
 
     Args:
-        trial: Of the study.
+        trial: Trial of the study.
         model: The network; only read.
-        step: As for ``trial.report``.
+        step: The same as for ``trial.report``.
         features: From the network to a vector, as
             :class:`~hypergen.metanets.hyperparameter_search.weight_features.WeightFeatures`; the same in all of a
             study.
@@ -87,10 +87,10 @@ class WeightAwareSampler(optuna.samplers.BaseSampler):
         startup: Random settings that are tried, each for one block, before forecasts are made.
         candidates: New settings that are drawn to choose from.
         refit_every: Reports between two fits of the kernel; in between, it only takes new values in.
-        fit_steps: Of Adam, at each fit; five times as many at the first.
+        fit_steps: Number of steps of Adam, at each fit; five times as many at the first.
         resume: Whether stopped trainings are taken up again.
         use_curve: Whether learning curves are read.
-        seed: Of everything that is drawn.
+        seed: Random seed of everything that is drawn.
 
     Raises:
         HypergenError: A number is impossible.

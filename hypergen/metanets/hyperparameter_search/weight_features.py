@@ -23,7 +23,7 @@ class WeightFeatures:
         layers: Its rounds.
         message: Their form, as for :class:`GraphMetanetwork`.
         example_inputs: What networks are called with to trace them, where that cannot be worked out.
-        seed: Of the metanetwork's weights.
+        seed: Random seed of the metanetwork's weights.
     """
 
     def __init__(

@@ -47,8 +47,9 @@ class EdgeLayer(nn.Module):
     Args:
         hidden: Channels of nodes and edges.
         message: ``"edge"``, ``"film"`` or ``"attention"``.
-        aggregators: Of messages: some of ``"mean"``, ``"min"``, ``"max"``, ``"std"``; attention has its own.
-        heads: Of attention.
+        aggregators: Aggregators of messages: some of ``"mean"``, ``"min"``, ``"max"``, ``"std"``; attention has its
+            own.
+        heads: Number of attention heads.
 
     Shapes:
         - nodes: ``[batch, num_nodes, hidden]``

@@ -162,9 +162,9 @@ def gathered(messages: Sequence[list[Tensor]], incidences: Incidences, nodes: Te
 
     Args:
         messages: For each role, messages ``[batch, places, channels]`` in the order of blocks and axes, slot by slot.
-        incidences: Of the graph.
+        incidences: Incidences of the graph.
         nodes: ``[batch, num_nodes, …]``.
-        channels: Of messages.
+        channels: Number of channels of messages.
 
     Returns:
         For each role ``[batch, num_nodes + 1, channels]``.
@@ -185,7 +185,7 @@ def updated(nodes: Tensor, update: nn.Module, received: Sequence[Tensor], incide
         nodes: ``[batch, num_nodes, hidden]``.
         update: ``[…, hidden + roles · channels]`` → ``[…, hidden]``.
         received: Sums of messages, from :func:`gathered`.
-        incidences: Of the graph.
+        incidences: Incidences of the graph.
 
     Returns:
         ``[batch, num_nodes, hidden]``.

@@ -130,7 +130,7 @@ def contract(
         weights: ``[batch, *shape]``.
         operands: Axes on which each depends, and its values ``[batch, *view, channels]``, of size 1 in all other axes.
         keep: The axes that stay, in order.
-        channels: Of the operands.
+        channels: Number of channels of the operands.
 
     Returns:
         ``[batch, *kept sizes, channels]``.

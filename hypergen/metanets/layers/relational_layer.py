@@ -28,7 +28,7 @@ class RelationalLayer(nn.Module):
 
     Args:
         hidden: Channels of nodes and edges.
-        heads: Of attention.
+        heads: Number of attention heads.
 
     Shapes:
         - nodes: ``[batch, num_nodes, hidden]``

@@ -44,7 +44,7 @@ class PruningMetanetwork(nn.Module):
         Args:
             graph: Its parameter graph.
             tensors: Parameters and running statistics, ``[batch, *shape]`` or ``[*shape]`` per name.
-            gradients: Of a loss by the parameters; taken as zero for names that are missing.
+            gradients: Gradients of a loss by the parameters; taken as zero for names that are missing.
 
         Returns:
             The names of ``tensors``; what is no parameter stays.

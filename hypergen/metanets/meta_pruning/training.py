@@ -29,7 +29,7 @@ class PrunableNetworks:
     Args:
         module: Runs them.
         graph: Their parameter graph.
-        pruner: Of the architecture.
+        pruner: Pruner of the architecture.
         counts: Group name → units to keep.
         state: Parameters and buffers, ``[networks, *shape]`` per name.
     """
@@ -69,8 +69,8 @@ def pruning_loss(
         images: ``[batch, …]``, the same for all.
         labels: ``[batch]``.
         before: The norms of units that the sparsity is relative to: group name → ``[networks, *group.shape]``.
-        sparsity_weight: Of the sparsity loss.
-        pruned_weight: Of the loss without the units.
+        sparsity_weight: Weight of the sparsity loss.
+        pruned_weight: Weight of the loss without the units.
 
     Returns:
         The mean over networks.
@@ -126,11 +126,11 @@ class PruningBatches(IterableDataset[tuple[int, Tensor, Tensor]]):
     """Endless batches: an architecture, networks of it, and images; as indices.
 
     Args:
-        networks: Of each architecture; they come in turn.
+        networks: Number of networks of each architecture; they come in turn.
         num_images: Training images there are.
         networks_per_step: Networks in a batch.
         images_per_step: Images in a batch.
-        seed: Of the draws.
+        seed: Random seed of the draws.
     """
 
     def __init__(
@@ -163,11 +163,11 @@ class MetaPruningTraining(pl.LightningModule):
         networks: Trained networks of each architecture, in the order of the batches' numbers.
         images: ``[number, …]``.
         labels: ``[number]``.
-        steps: Of training.
+        steps: Number of steps of training.
         learning_rate: Its peak; it decays linearly.
-        weight_decay: Of AdamW.
-        sparsity_weight: Of the sparsity loss.
-        pruned_weight: Of the task loss without the units of least norm; 0 leaves it out.
+        weight_decay: Weight decay of AdamW.
+        sparsity_weight: Weight of the sparsity loss.
+        pruned_weight: Weight of the task loss without the units of least norm; 0 leaves it out.
         gradient_images: How many of the images in a batch the metanetwork is told the gradient on; the others are for
             the loss.
         warmup_steps: Until the peak.

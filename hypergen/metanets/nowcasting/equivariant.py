@@ -25,7 +25,7 @@ class EquivariantNowcaster(NowcastNetwork):
         horizons: The farthest horizon.
         hidden: Width.
         layers: Rounds of messages.
-        message: Of :class:`~hypergen.metanets.GraphMetanetwork`; ``"product"`` is the cheapest.
+        message: Kind of message, one of :class:`~hypergen.metanets.GraphMetanetwork`; ``"product"`` is the cheapest.
         parts: Numbers that are predicted for every weight.
     """
 

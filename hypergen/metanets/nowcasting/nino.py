@@ -85,7 +85,7 @@ class NowcastGNN(NowcastNetwork):
         context: States of a history.
         horizons: The farthest horizon.
         hidden: Width.
-        rounds: Of message passing and edge updates.
+        rounds: Number of rounds of message passing and edge updates.
         eigenvectors: Features of each node.
         kernel: Elements of the largest kernel; an edge carries a kernel.
     """

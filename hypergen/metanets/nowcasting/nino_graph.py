@@ -30,11 +30,11 @@ class NeuronGraph:
     """A network as a graph.
 
     Attributes:
-        sources: Of edges, [edges].
-        targets: Likewise.
-        kinds: Likewise; see :class:`~hypergen.metanets.nowcasting.nino_kinds.Kind`.
+        sources: Source nodes of edges, [edges].
+        targets: Target nodes, in the same form.
+        kinds: Kind of each edge, [edges]; see :class:`~hypergen.metanets.nowcasting.nino_kinds.Kind`.
         values: What edges carry that are no parameters, [edges]; 0 for the others.
-        eigenvectors: Of the nodes, [nodes, features].
+        eigenvectors: Eigenvectors of the nodes, [nodes, features].
         places: Per parameter where its elements are among [edges × kernel], of the parameter's shape.
         kernel: Elements that an edge has room for.
     """
@@ -81,7 +81,7 @@ def neuron_graph(model: nn.Module, kernel: int = 9, eigenvectors: int = 8) -> Ne
         model: Linear and convolutional layers with norms one after the other; or a transformer whose parameters are
             called as in Hugging Face's GPT-2 or Llama. Only read; it may live on the meta device.
         kernel: Elements of the largest kernel.
-        eigenvectors: Of the normalised Laplacian, without the constant one: features of the nodes.
+        eigenvectors: Eigenvectors of the normalised Laplacian, without the constant one: features of the nodes.
 
     Raises:
         TraceError: A layer does not read the neurons before it, heads are not known, or a kernel is too large.
@@ -278,8 +278,8 @@ def laplacian_eigenvectors(sources: Tensor, targets: Tensor, nodes: int, number:
     positive.
 
     Args:
-        sources: Of edges, which count in both directions, and once however often.
-        targets: Likewise.
+        sources: Source nodes of edges, which count in both directions, and once however often.
+        targets: Target nodes, in the same form.
         nodes: How many nodes.
         number: How many eigenvectors; zeros follow where the graph has fewer.
 

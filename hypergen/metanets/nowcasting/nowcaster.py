@@ -29,7 +29,7 @@ class NowcastNetwork(nn.Module, ABC):
         """What forecasts parameters of one architecture.
 
         Args:
-            model: Of that architecture; only read.
+            model: Module of that architecture; only read.
             example_inputs: What ``model(...)`` is called with, for networks that need its graph.
 
         Returns:

@@ -30,7 +30,7 @@ class Jumps:
         network: The nowcaster, or the path of a released NiNo checkpoint.
         period: Steps from one jump to the next.
         interval: Steps between two states of the history; None for ``period // network.context``.
-        total_steps: Of the run: the horizon is far in its beginning and one interval in its end.
+        total_steps: Number of steps of the run: the horizon is far in its beginning and one interval in its end.
         horizon: Intervals that the first jump goes ahead; None for the network's farthest.
         power: How fast the schedule shrinks; see :func:`~hypergen.metanets.nowcasting.nowcaster.horizon_schedule`.
         example_inputs: What ``model(...)`` is called with, for nowcasters that need the model's graph.

@@ -20,7 +20,7 @@ class Course:
     """Runs of one architecture.
 
     Args:
-        model: Of that architecture.
+        model: Module of that architecture.
         states: Per parameter [states, runs, …]: states an interval of training apart.
         example_inputs: What the model is called with, for nowcasters that need its graph.
     """
@@ -50,12 +50,12 @@ class NowcastingTraining(pl.LightningModule):
     Args:
         network: The nowcaster.
         courses: Finished runs.
-        steps: Of training.
+        steps: Number of steps of training.
         learning_rate: At the start; it decays to zero.
         weight_decay: Decoupled.
         runs_per_step: Runs, of one architecture, in a batch.
         smoothing: States on each side that a predicted one is averaged with.
-        seed: Of the batches.
+        seed: Random seed of the batches.
 
     Attributes:
         curve: (step, loss, loss of predicting no change), means over a tenth of training each.

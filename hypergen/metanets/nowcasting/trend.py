@@ -28,7 +28,7 @@ class TrendMLP(NowcastNetwork):
         horizons: The farthest horizon.
         hidden: Width.
         layers: Hidden layers.
-        bound: Of the gain, more than one.
+        bound: Upper bound of the gain, more than one.
     """
 
     slope: Tensor

@@ -22,16 +22,16 @@ class PropertyPredictor(nn.Module):
 
     Args:
         outputs: How many properties.
-        classes: Of the networks.
+        classes: Number of classes of the networks.
         input_shape: What they take, without the batch.
         graph: Whether to read the parameter graph.
         probes: How many inputs to run the networks on.
         latent: Numbers that an input is made from; see :class:`Probes`.
         hidden: Channels.
-        dropout: Of responses to probes, and before the last layer.
+        dropout: Dropout probability of responses to probes, and before the last layer.
         layers: Rounds of messages on the graph.
         message: Their form; see :class:`GraphMetanetwork`, which takes further ``options``.
-        **options: Likewise.
+        **options: Keyword arguments, passed on in the same way.
 
     Raises:
         ValueError: There is neither a graph nor a probe to read.

@@ -27,7 +27,7 @@ class MeasuredNetworks:
     """Networks of one architecture, with what was measured of them.
 
     Args:
-        name: Of the architecture.
+        name: Name of the architecture.
         network: Runs such networks.
         graph: Their parameter graph.
         tensors: Parameters and buffers, ``[networks, *shape]`` by name.
@@ -80,8 +80,8 @@ class PropertyPrediction(pl.LightningModule):
         architectures_per_step: How many.
         learning_rate: Peak learning rate of AdamW.
         latent_rate: What it is multiplied by for the latents of probes.
-        weight_decay: Of everything but them.
-        seed: Of batches; with the step it determines them.
+        weight_decay: Weight decay of everything but them.
+        seed: Random seed of batches; with the step it determines them.
         test: Networks to report on.
     """
 

@@ -25,7 +25,7 @@ def augment(
         stacked: [networks, *shape] by parameter or buffer.
         symmetry: What may be permuted: ``hypergen.trace(model).symmetry()``, or the groups of whole axes that a zoo's
             layout has (``layout.permutation_groups``).
-        generator: Of the draw, on the CPU.
+        generator: Random generator of the draw, on the CPU.
 
     Returns:
         [networks, *shape] by the same names; what the networks compute stays the same.

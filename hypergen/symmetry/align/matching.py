@@ -33,7 +33,7 @@ def match_weights(symmetry: Symmetry, parameters: Mapping[str, Tensor], referenc
     NP-hard for more than one layer.
 
     Args:
-        symmetry: Of the network.
+        symmetry: Symmetry of the network.
         parameters: Those to permute.
         reference: Those to come near.
 

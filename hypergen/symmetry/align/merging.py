@@ -95,8 +95,8 @@ def interpolate(a: Mapping[str, Tensor], b: Mapping[str, Tensor], share: float =
 
     Args:
         a: Tensors by name; further leading axes are batches.
-        b: Likewise.
-        share: Of ``b``: 0 is ``a``, 1 is ``b``, 0.5 their mean.
+        b: Tensors to mix in, in the same form.
+        share: Share of ``b``: 0 is ``a``, 1 is ``b``, 0.5 their mean.
 
     Returns:
         The names of ``a`` in its data types; integers are those of ``a``.

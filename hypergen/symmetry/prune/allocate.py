@@ -33,7 +33,7 @@ def allocate(
     """How many units of each group a budget allows.
 
     Args:
-        pruner: Of the network.
+        pruner: Pruner of the network.
         scores: Group name → ``group.shape``; groups that are not named stay whole, and those with them that have to
             keep equally many.
         flops: The budget, as a share of the network's own floating-point operations.

@@ -23,7 +23,7 @@ def count_flops(plan: Plan, counts: Mapping[str, int] | None = None) -> int:
     """The operations of one pass.
 
     Args:
-        plan: Of the network.
+        plan: Plan of the network.
         counts: Group name → how many of its units are left.
     """
     sizes = plan.all_shapes(counts or {})

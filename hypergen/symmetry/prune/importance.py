@@ -21,7 +21,7 @@ def magnitude(pruner: Pruner, parameters: Mapping[str, Tensor]) -> dict[str, Ten
     Fang et al., *DepGraph: Towards Any Structural Pruning*, 2023 (arXiv 2301.12900).
 
     Args:
-        pruner: Of the network.
+        pruner: Pruner of the network.
         parameters: By name; further leading axes are batches.
 
     Returns:
@@ -38,9 +38,9 @@ def taylor(pruner: Pruner, parameters: Mapping[str, Tensor], gradients: Mapping[
     Molchanov et al., *Importance Estimation for Neural Network Pruning*, 2019 (arXiv 1906.10771).
 
     Args:
-        pruner: Of the network.
+        pruner: Pruner of the network.
         parameters: By name; further leading axes are batches.
-        gradients: Likewise, of the loss; names may be missing.
+        gradients: Gradients of the loss, in the same form; names may be missing.
 
     Returns:
         Name of a group that can be pruned → ``[*batch, *group.shape]``.
@@ -61,9 +61,9 @@ def second_order(
     2018 (arXiv 1801.05787).
 
     Args:
-        pruner: Of the network.
+        pruner: Pruner of the network.
         parameters: By name.
-        gradients: Of the loss on several batches, each by name; the smaller the batches, the better.
+        gradients: Gradients of the loss on several batches, each by name; the smaller the batches, the better.
 
     Returns:
         Name of a group that can be pruned → ``group.shape``.
@@ -113,7 +113,7 @@ def activation(pruner: Pruner, batches: Iterable[Any]) -> dict[str, Tensor]:
     """The root mean square of what the layers that make a unit give out, over batches of inputs.
 
     Args:
-        pruner: Of the network, which is run in evaluation mode.
+        pruner: Pruner of the network, which is run in evaluation mode.
         batches: What the network is called with, as for :func:`hypergen.functional.batches.run_on_batch`.
 
     Returns:

@@ -32,14 +32,14 @@ class Plan:
 
     Args:
         model: The network.
-        example_inputs: As for :func:`hypergen.trace`.
+        example_inputs: The same as for :func:`hypergen.trace`.
         outputs: Names of the returned tensors that count; None for all.
         norms: ``"exact"``: units that a norm averages over stay; ``"kept"``: they may go, and the norm averages over
             those that are kept.
 
     Attributes:
-        graph: Of the network.
-        symmetry: Of the network.
+        graph: Computational graph of the network.
+        symmetry: Symmetry of the network.
         axes: What the axes of every tensor of the pass are made of.
         held: Attribute of a module → the axes whose size it tells.
         couplings: Which groups go together, and which stay.

@@ -36,7 +36,7 @@ class Pruner:
 
     Args:
         model: The network, which is not changed; its buffers may not be on the meta device.
-        example_inputs: As for :func:`hypergen.trace`.
+        example_inputs: The same as for :func:`hypergen.trace`.
         outputs: Names of the returned tensors that count, as for ``graph.symmetry()``; None for all.
         norms: ``"exact"``, or ``"kept"`` to prune streams under layer and RMS norms, too: a norm then averages over the
             channels that are kept, so that the smaller network is another one until it is fine-tuned. Everything else
@@ -44,7 +44,7 @@ class Pruner:
         verify: Whether the plan is checked in float64; without it, only on the graph and on shapes.
 
     Attributes:
-        symmetry: Of the network.
+        symmetry: Symmetry of the network.
         groups: Those that can be pruned.
         together: The same groups by name, in sets that have to keep equally many units, as one attribute tells their
             number.
@@ -292,7 +292,7 @@ def prune(model: nn.Module, keep: Mapping[str, Tensor], example_inputs: Any = No
     Args:
         model: The network, which is not changed.
         keep: Name of a group of ``trace(model).symmetry()`` → the places of the units that stay.
-        example_inputs: As for :func:`hypergen.trace`.
+        example_inputs: The same as for :func:`hypergen.trace`.
 
     Returns:
         The smaller network, and which groups had to be left as they are; see :class:`Pruner`.

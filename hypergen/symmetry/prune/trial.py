@@ -35,7 +35,7 @@ class Trial:
 
     Args:
         model: The network; its parameters may be on the meta device, its buffers may not. It is not changed.
-        example_inputs: As for :func:`hypergen.trace`; what is floating-point becomes random.
+        example_inputs: The same as for :func:`hypergen.trace`; what is floating-point becomes random.
         seed: Random seed of parameters and inputs.
     """
 

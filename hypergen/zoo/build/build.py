@@ -63,7 +63,7 @@ def build_zoo(
     the groups that are missing, to the same weights as an undisturbed build. A plan with more networks adds those.
 
     Args:
-        folder: Of the zoo; made if there is none.
+        folder: Folder of the zoo; made if there is none.
         plan: What to train.
         data: ``"train"``, ``"validation"`` and ``"test"``: inputs [N, …] and labels [N].
         data_name: What to call the data; zoos of the same plan on other data are other builds.

@@ -49,10 +49,11 @@ class RayEngine:
     """Groups as tasks of a Ray cluster, which starts them again where a machine fails.
 
     Args:
-        address: Of the cluster; None for the one that this machine belongs to, or else for workers on this machine.
+        address: Address of the cluster; None for the one that this machine belongs to, or else for workers on this
+            machine.
         workers: Number of workers on this machine where there is no cluster.
-        cpus_per_group: What each task asks of the cluster.
-        gpus_per_group: Likewise; with a share of one, pass ``device="cuda"`` to the build.
+        cpus_per_group: CPUs that each task asks of the cluster.
+        gpus_per_group: GPUs that each task asks of the cluster; with a share of one, pass ``device="cuda"`` to the build.
         ahead: Groups given to the cluster before the first is done; None for twice its processors.
 
     Raises:

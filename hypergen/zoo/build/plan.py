@@ -36,7 +36,7 @@ class Task:
     """A relabelling of a data set's classes.
 
     Args:
-        name: Of the task.
+        name: Name of the task.
         labels: The new label of each class.
         split: Where to hold it out; drawn by its name if None.
         text: In words.
@@ -68,7 +68,7 @@ class ZooPlan:
 
     Args:
         architectures: What to train; the networks of one are trained before those of the next.
-        networks: Of each architecture.
+        networks: Number of networks of each architecture.
         steps: Range of updates; multiples of ``save_every`` are drawn.
         save_every: Updates between two checkpoints of a network.
         save_first: Whether the initialisation is a checkpoint, too.
@@ -81,12 +81,12 @@ class ZooPlan:
         data_orders: Number of different orders of the data, which networks of a task take in turn; None for one each.
             Networks that are trained together have one order then; if they see all images (``data_fraction`` 1), they
             share the work of their first layer, which is faster for convolutions.
-        seed: Of everything that is drawn.
+        seed: Random seed of everything that is drawn.
         group_size: Networks that are trained together; a few hundred small ones fill a processor's cache.
         batch_size: Images per network and step.
         optimizer: ``"adam"`` or ``"sgd"``; see :func:`hypergen.functional.stacked.train_stacked`.
         schedule: ``"constant"``, ``"linear"`` or ``"cosine"``.
-        label_smoothing: Of training labels.
+        label_smoothing: Label smoothing of training labels.
         input_noise: On training inputs.
 
     Raises:
@@ -194,11 +194,11 @@ def binary_relabellings(
     """Different tasks of telling some classes from the others.
 
     Args:
-        classes: Of the data.
-        number: Of tasks.
+        classes: Number of classes of the data.
+        number: Number of tasks.
         held_out: How many of them, the last ones, are of the split ``split``; the others are for training.
-        seed: Of the draw.
-        split: Of the tasks that are held out.
+        seed: Random seed of the draw.
+        split: Split of the tasks that are held out.
 
     Returns:
         Tasks named by their codes, ``"0110…"``: a bit per class. No code is all zeros or all ones.
@@ -223,9 +223,9 @@ def permuted_labels(classes: int, number: int, *, seed: int = 0) -> list[Task]:
     """Different tasks of naming the classes in another order; the first keeps the data's own.
 
     Args:
-        classes: Of the data.
-        number: Of tasks.
-        seed: Of the draw.
+        classes: Number of classes of the data.
+        number: Number of tasks.
+        seed: Random seed of the draw.
 
     Raises:
         ValueError: There are fewer orders.

@@ -18,7 +18,7 @@ class Collector:
     """Adds the states of a module that somebody trains to a zoo; a run that is resumed adds nothing twice.
 
     Args:
-        folder: Of the zoo; made if there is none.
+        folder: Folder of the zoo; made if there is none.
         task: What the module is trained for.
         keep_frozen: Whether parameters that are not trained are kept, once, under ``base/``; else they are left out,
             as those of a large model below an adapter should be.
@@ -48,7 +48,7 @@ class Collector:
         Args:
             module: Whose state it is.
             run: Its name.
-            step: Of the run.
+            step: Step number of the run.
             metrics: By names such as ``val_loss``, measured at this very step.
 
         Raises:

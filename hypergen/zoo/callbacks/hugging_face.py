@@ -28,7 +28,7 @@ class ZooTrainerCallback(TrainerCallback):
     process writes.
 
     Args:
-        folder: Of the zoo; made if there is none, and shared by any number of runs.
+        folder: Folder of the zoo; made if there is none, and shared by any number of runs.
         run: Name of the run; by default the ``run_name`` of the arguments, or else the name of their output folder.
         every_steps: Steps between two checkpoints; None for one after each evaluation, which has its metrics.
         save_first: Whether the initialisation is a checkpoint, too.

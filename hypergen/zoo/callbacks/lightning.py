@@ -19,7 +19,7 @@ class ZooCallback(pl.Callback):
     The first process writes. Strategies that divide the parameters between processes (FSDP) are not supported.
 
     Args:
-        folder: Of the zoo; made if there is none, and shared by any number of runs.
+        folder: Folder of the zoo; made if there is none, and shared by any number of runs.
         run: Name of the run; by default the module's class and random digits, kept when the run is resumed.
         every_steps: Steps between two checkpoints; None for one after each validation, which has its metrics.
         save_first: Whether the initialisation is a checkpoint, too.

@@ -36,10 +36,10 @@ def import_zoo(
 
     Args:
         source: The folder to import from; only read.
-        folder: Of the zoo; made if there is none.
+        folder: Folder of the zoo; made if there is none.
         kind: One of :data:`IMPORTERS`.
         on_error: What to do about a file that cannot be read: ``"raise"``, or ``"skip"`` it; the report names it.
-        **options: Of the importer, its ``find`` function's.
+        **options: Keyword arguments of the importer, its ``find`` function's.
 
     Returns:
         What came of it.

@@ -28,11 +28,11 @@ class Found:
 
     Args:
         path: Its file or folder, for messages.
-        run: Of the checkpoint.
-        step: Of the run; None to find out by reading.
+        run: Run of the checkpoint.
+        step: Step number of the run; None to find out by reading.
         read: Reads tensors, and further columns of the index by their full names (also ``step``).
         columns: Those that are known without reading.
-        metadata: Of the layout.
+        metadata: Metadata of the layout.
     """
 
     path: Path

@@ -29,7 +29,7 @@ def find(source: Path, *, file_name: str = "checkpoints") -> Iterator[Found]:
 
     Args:
         source: The folder of a zoo, or of several.
-        file_name: Of the state dict in a checkpoint's folder.
+        file_name: File name of the state dict in a checkpoint's folder.
     """
     for results in sorted(source.rglob("result.json")):
         trial = results.parent
