@@ -1,7 +1,7 @@
 """Verify that metanetworks are equivariant on the networks whose tracing is benchmarked.
 
 Each network is given random parameters in float64; a random element of its symmetry is applied before and after a
-metanetwork that writes a number per weight, whose results must agree. Then groups are torn apart, one at a time: one
+metanetwork that writes a number per weight, whose results must agree. Then one group at a time is broken: one
 parameter is permuted and the others are not, which what a metanetwork reads must show. ``python -m
 benchmarks.equivariance --suite all`` prints a line per failure, a table, and as its last line the figures as JSON.
 """
@@ -37,7 +37,7 @@ class Checked:
         failure: What went wrong.
         error: The relative distance of what is written for a permuted network from what is written, permuted.
         read_error: The same of what is read, over the messages without and, for small networks, with edge states.
-        torn: How many groups were torn apart.
+        torn: How many groups had their symmetry broken.
         least_change: The least relative change of what is read, by tearing a group apart; infinite where none was.
         weights: The number of parameters and running statistics.
         unsupported: Operations without a rule of symmetry.

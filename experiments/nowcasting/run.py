@@ -16,14 +16,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from experiments.nowcasting.runs import Budget, Method, course, curves, first_checks
+from experiments.nowcasting.runs import Budget, Method, curves, first_checks, trajectory
 from experiments.nowcasting.tasks import Problem, digits_problems, earlier_problems, unseen_problems
 from experiments.shared.processes import cpu_seconds, seconds_since_start
 from hypergen.evaluation.plots import LEGEND, PREDICTED, canvas, save_figures
 from hypergen.evaluation.results import Results, Row
 from hypergen.metanets.nowcasting.nowcaster import LinearExtrapolation, NowcastNetwork, StateAverage
 from hypergen.metanets.nowcasting.optimizer import Nowcaster
-from hypergen.metanets.nowcasting.training import Course, NowcastingTraining
+from hypergen.metanets.nowcasting.training import NowcastingTraining, Trajectory
 from hypergen.training.fit import fit
 
 ADAM = "adam"
@@ -102,13 +102,13 @@ def train_nowcasting(
         output: The folder that everything is written into.
         seed: Random seed of tasks, networks and training.
         network: Makes the nowcaster.
-        training: Makes the LightningModule from ``network`` and ``courses``.
+        training: Makes the LightningModule from ``network`` and ``trajectories``.
         trainer: Makes the trainer.
         seeds: How many runs there are.
         budget: How long they are.
         learning_rates: Learning rates to choose from.
-        horizons: Horizons of the nowcaster's jumps to choose from, in intervals, and of those of linear extrapolation that
-            backtrack.
+        horizons: Horizons of the nowcaster's jumps to choose from, in intervals, and of those of linear extrapolation
+            that backtrack.
         linear_horizons: Horizons of the first of linear extrapolation's unchecked jumps; those of later ones go down to
             one.
         tolerance: By which factor a jump that backtracks may raise the loss of the latest batch.
@@ -121,18 +121,20 @@ def train_nowcasting(
     begun = time.monotonic()
     draw = random.Random(seed)
     tasks = digits_problems(seeds.tasks, seed)
-    courses = []
+    trajectories = []
     for problem in tasks:
         rates = [10 ** draw.uniform(-2.8, -1.2) for _ in range(seeds.runs)]
-        states = course(problem, [draw.randrange(2**31) for _ in rates], rates, budget)
+        states = trajectory(problem, [draw.randrange(2**31) for _ in rates], rates, budget)
         if next(iter(states.values())).shape[1]:
-            courses.append(Course(problem.build(), states, problem.inputs[:2]))
-    console.print(f"{name}: seed {seed}, {len(courses)} tasks of {seeds.runs} runs in {time.monotonic() - begun:.0f} s")
+            trajectories.append(Trajectory(problem.build(), states, problem.inputs[:2]))
+    console.print(
+        f"{name}: seed {seed}, {len(trajectories)} tasks of {seeds.runs} runs in {time.monotonic() - begun:.0f} s"
+    )
 
     begun = time.monotonic()
     torch.manual_seed(seed)
     trained = network()
-    module = training(network=trained, courses=courses, seed=seed)
+    module = training(network=trained, trajectories=trajectories, seed=seed)
     fit(module, {}, partial(trainer, max_steps=module.steps, enable_progress_bar=False), None, None, output, None)
     trained.eval()
     Path(output).mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,7 @@ class Budget:
     measured: int = 512
 
 
-def course(
+def trajectory(
     problem: Problem, seeds: Sequence[int], learning_rates: Sequence[float], budget: Budget
 ) -> dict[str, Tensor]:
     """States [states, runs, …] of Adam's runs, an interval apart; runs that diverged are left out."""

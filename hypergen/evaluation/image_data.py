@@ -35,7 +35,7 @@ class ImageData(NamedTuple):
         return int(self.train[1].max()) + 1
 
     def train_batches(self, batch_size: int = 256) -> list[tuple[Tensor, Tensor]]:
-        """Training images and labels in order, for statistics and closed-form heads."""
+        """Training images and labels in order, for statistics and ridge readouts."""
         images, labels = self.train
         return list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
 

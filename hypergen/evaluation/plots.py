@@ -27,7 +27,7 @@ BLUES = {"trained_1_epoch": "#b6d4ee", "trained_5_epochs": "#6aa6d8", "trained_2
 LABELS = {
     "predicted": "predicted, no training",
     "default": "default initialisation",
-    "default_ridge_head": "default + closed-form head",
+    "default_ridge_head": "default + ridge readout",
     "trained_1_epoch": "trained 1 epoch",
     "trained_5_epochs": "trained 5 epochs",
     "trained_20_epochs": "trained 20 epochs",

@@ -122,7 +122,7 @@ class Verification:
 
 
 def shared_groups(symmetry: Symmetry) -> list[Group]:
-    """The groups that permute more than one tensor, and so can be torn apart."""
+    """The groups that permute more than one tensor, whose symmetry can therefore be broken."""
     return [group for group in symmetry.groups if len(dict(symmetry.uses[group.name])) > 1]
 
 

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from experiments.nowcasting.run import Seeds, train_nowcasting
-from experiments.nowcasting.runs import Budget, Method, StackedAdam, course, curves, first_checks
+from experiments.nowcasting.runs import Budget, Method, StackedAdam, curves, first_checks, trajectory
 from experiments.nowcasting.tasks import digits_problems, earlier_problems, unseen_problems
 from hypergen.metanets.nowcasting.nowcaster import LinearExtrapolation
 from hypergen.metanets.nowcasting.optimizer import Nowcaster
@@ -87,7 +87,7 @@ def test_a_decayed_learning_rate_ends_at_zero():
 
 def test_courses_keep_every_state_and_leave_out_what_diverged():
     problem = digits_problems(1, seed=0)[0]
-    states = course(problem, [0, 1, 2], [1e-3, math.inf, 1e-2], BUDGET)
+    states = trajectory(problem, [0, 1, 2], [1e-3, math.inf, 1e-2], BUDGET)
     assert all(value.shape[:2] == (11, 2) for value in states.values())
     first = next(iter(states.values()))
     assert not torch.equal(first[0], first[1])

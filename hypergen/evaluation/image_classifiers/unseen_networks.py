@@ -87,7 +87,7 @@ def evaluate_on_unseen_networks(
         space: That training drew from; other seeds make other architectures.
         architectures_per_split: How many of them.
         networks: Further networks by name, with an output for each class.
-        calibration_images: Training images for batch statistics and closed-form heads.
+        calibration_images: Training images for batch statistics and ridge readouts.
         test_images: The first so many test images; None for all.
         workers: Processes with one thread each; 0 for none. Predictions are made in this process.
         aims: By figure.
@@ -96,7 +96,7 @@ def evaluate_on_unseen_networks(
 
     Returns:
         ``predicted_accuracy_mean`` over the architectures, ``predicted_accuracy_NAME`` for each network, and both with
-        closed-form heads, on top of predicted and of default parameters.
+        ridge readouts, on top of predicted and of default parameters.
     """
     images = ImageData.read(data)
     inputs, labels = images.train

@@ -77,7 +77,7 @@ class Measures:
     similarity_within: Tensor
 
 
-class Yardstick:
+class Comparison:
     """Measures methods on held-out conditions, beside networks that were trained for these.
 
     Args:

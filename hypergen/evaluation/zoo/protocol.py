@@ -18,7 +18,7 @@ from hypergen.evaluation.results import Better, Results, Row, write_atomically
 from hypergen.evaluation.zoo.baselines import Sampler, nearest_condition, noise_added, spread, zoo_baselines
 from hypergen.evaluation.zoo.data import Checkpoints, Cost, Stacked, select
 from hypergen.evaluation.zoo.finetuning import Finetuning, FinetuningProtocol, finetune_each
-from hypergen.evaluation.zoo.measures import LEAST_NETWORKS, Measures, Yardstick, difference
+from hypergen.evaluation.zoo.measures import LEAST_NETWORKS, Comparison, Measures, difference
 from hypergen.evaluation.zoo.problem import ZooProblem, accuracies
 
 GENERATED, TRAINED = "generated", "trained"
@@ -167,16 +167,16 @@ def evaluate_zoo_generator(
     trainings: dict[str, dict[str, Finetuning]] = {}
     baselines = zoo_baselines(problem, train, init, seed)
     for number, (split, checkpoints) in enumerate(held_out.items()):
-        yardstick = Yardstick(problem, train, checkpoints, dict(init), seed)
-        conditions = yardstick.conditions
+        comparison = Comparison(problem, train, checkpoints, dict(init), seed)
+        conditions = comparison.conditions
         each = max(samples, math.ceil(LEAST_NETWORKS / len(conditions)))
         generated = sampler(conditions, each, seed)
-        measured = _measure(yardstick, generated, baselines, each, seed)
-        methods[split] = [_method_row(yardstick, measures) for measures in measured.values()]
-        trained_novelty = float(yardstick.trained.novelty.median())
+        measured = _measure(comparison, generated, baselines, each, seed)
+        methods[split] = [_method_row(comparison, measures) for measures in measured.values()]
+        trained_novelty = float(comparison.trained.novelty.median())
         noise[split] = [
             (strength, float(novelty) / trained_novelty, float(accuracy.mean()))
-            for strength, novelty, accuracy in yardstick.noise
+            for strength, novelty, accuracy in comparison.noise
         ]
         few = math.ceil(LEAST_NETWORKS / len(conditions))
         starts = {
@@ -188,7 +188,7 @@ def evaluate_zoo_generator(
         target = float(measured[TRAINED].accuracy.mean()) - settings.below_trained
         repeated = conditions.repeat_interleave(few, 0)
         trainings[split] = finetune_each(problem, starts, repeated, target, settings, seed)
-        found = [*_accuracy_rows(yardstick, measured), *_likeness_rows(yardstick, measured[GENERATED])]
+        found = [*_accuracy_rows(comparison, measured), *_likeness_rows(comparison, measured[GENERATED])]
         found += _finetuning_rows(trainings[split])
         suffix = "" if number == 0 else f"_by_{split}"
         rows += [Row(row.figure + suffix, row.value, row.std, row.n, None, row.better) for row in found]
@@ -207,47 +207,47 @@ def evaluate_zoo_generator(
 
 
 def _measure(
-    yardstick: Yardstick, generated: Stacked, baselines: Mapping[str, Sampler], each: int, seed: int
+    comparison: Comparison, generated: Stacked, baselines: Mapping[str, Sampler], each: int, seed: int
 ) -> dict[str, Measures]:
     """The generator first, the trained networks second, then every baseline."""
-    measured = {GENERATED: yardstick.measure(GENERATED, generated), TRAINED: yardstick.trained}
-    copies = select(yardstick.train.parameters, measured[GENERATED].nearest)
-    measured["nearest_weight"] = yardstick.measure("nearest_weight", copies)
+    measured = {GENERATED: comparison.measure(GENERATED, generated), TRAINED: comparison.trained}
+    copies = select(comparison.train.parameters, measured[GENERATED].nearest)
+    measured["nearest_weight"] = comparison.measure("nearest_weight", copies)
     for method, baseline in baselines.items():
-        measured[method] = yardstick.measure(method, baseline(yardstick.conditions, each, seed))
-    scale = spread(yardstick.train.parameters)
+        measured[method] = comparison.measure(method, baseline(comparison.conditions, each, seed))
+    scale = spread(comparison.train.parameters)
     for strength in (0.1, 0.3, 1.0):
-        noisy = noise_added(nearest_condition(yardstick.train), scale, strength)
+        noisy = noise_added(nearest_condition(comparison.train), scale, strength)
         method = f"noise_{strength:g}".replace(".", "")
-        measured[method] = yardstick.measure(method, noisy(yardstick.conditions, each, seed))
+        measured[method] = comparison.measure(method, noisy(comparison.conditions, each, seed))
     return measured
 
 
-def _method_row(yardstick: Yardstick, measures: Measures) -> dict[str, Any]:
+def _method_row(comparison: Comparison, measures: Measures) -> dict[str, Any]:
     accuracy = measures.accuracy
     similar = measures.similarity_within
     numbers = {
         "accuracy": float(accuracy.mean()),
         "std": float(accuracy.std()) if accuracy.numel() > 1 else 0.0,
-        "novelty": yardstick.novelty(measures),
-        "overlap_train": yardstick.similarity_to_train(measures),
-        "from_averages": yardstick.from_averages(measures),
-        "diversity": yardstick.diversity(measures.diversity),
+        "novelty": comparison.novelty(measures),
+        "overlap_train": comparison.similarity_to_train(measures),
+        "from_averages": comparison.from_averages(measures),
+        "diversity": comparison.diversity(measures.diversity),
         "overlap_within": float(similar.mean()) if len(similar) else math.nan,
     }
     return {
         "method": measures.method,
         **{key: value if math.isfinite(value) else None for key, value in numbers.items()},
         "n": accuracy.numel(),
-        "verdict": yardstick.verdict(measures),
+        "verdict": comparison.verdict(measures),
     }
 
 
-def _accuracy_rows(yardstick: Yardstick, measured: Mapping[str, Measures]) -> list[Row]:
+def _accuracy_rows(comparison: Comparison, measured: Mapping[str, Measures]) -> list[Row]:
     rows = [_row(f"{method}_accuracy", measures.accuracy) for method, measures in measured.items()]
     generated = measured[GENERATED].accuracy
     count = len(generated)
-    equal = yardstick.noise_at_equal_novelty(measured[GENERATED])
+    equal = comparison.noise_at_equal_novelty(measured[GENERATED])
     rows.append(_row("noise_at_equal_novelty_accuracy", equal))
     explain = {method: measures.accuracy for method, measures in measured.items() if method not in (GENERATED, TRAINED)}
     best = max(explain, key=lambda method: float(explain[method].mean()))
@@ -262,21 +262,23 @@ def _accuracy_rows(yardstick: Yardstick, measured: Mapping[str, Measures]) -> li
     return rows
 
 
-def _likeness_rows(yardstick: Yardstick, generated: Measures) -> list[Row]:
+def _likeness_rows(comparison: Comparison, generated: Measures) -> list[Row]:
     count = len(generated.novelty)
     rows = [
-        Row("generated_novelty_relative", yardstick.novelty(generated), n=count),
-        Row("generated_overlap_with_train_relative", yardstick.similarity_to_train(generated), n=count, better="lower"),
-        Row("generated_distance_to_averages_relative", yardstick.from_averages(generated), n=count),
-        _row("held_out_to_train_distance", yardstick.trained.novelty),
-        _row("held_out_to_train_overlap", yardstick.trained.similarity_to_train, better="lower"),
+        Row("generated_novelty_relative", comparison.novelty(generated), n=count),
+        Row(
+            "generated_overlap_with_train_relative", comparison.similarity_to_train(generated), n=count, better="lower"
+        ),
+        Row("generated_distance_to_averages_relative", comparison.from_averages(generated), n=count),
+        _row("held_out_to_train_distance", comparison.trained.novelty),
+        _row("held_out_to_train_overlap", comparison.trained.similarity_to_train, better="lower"),
     ]
     for who, distances, overlaps in (
         (GENERATED, generated.diversity, generated.similarity_within),
-        (TRAINED, yardstick.trained.diversity, yardstick.trained.similarity_within),
-        ("zoo", yardstick.zoo_diversity, yardstick.zoo_similarity),
+        (TRAINED, comparison.trained.diversity, comparison.trained.similarity_within),
+        ("zoo", comparison.zoo_diversity, comparison.zoo_similarity),
     ):
-        rows.append(Row(f"{who}_diversity_relative", yardstick.diversity(distances), n=len(distances)))
+        rows.append(Row(f"{who}_diversity_relative", comparison.diversity(distances), n=len(distances)))
         rows.append(_row(f"{who}_overlap_within", overlaps, better="lower"))
     return rows
 

@@ -1,4 +1,4 @@
-"""Predicts the course of training with a metanetwork on the network's parameter graph."""
+"""Predicts the trajectory of training with a metanetwork on the network's parameter graph."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class EquivariantNowcaster(NowcastNetwork):
             values = {name: value / _size(value) for name, value in last.items()}
             parts = self.metanetwork(graph, values, *features)
             changes = graph.to_params([part @ self.factors[horizon - 1, :, None] for part in parts])
-            # A parameter that no operation reads is no part of the graph; it has no course either.
+            # A parameter that no operation reads is no part of the graph; it has no trajectory either.
             return {name: v + scales[name] * changes[name] if name in changes else v for name, v in last.items()}
 
         return forecast

@@ -1,4 +1,4 @@
-"""NiNo's networks, which predict the course of training from its history.
+"""NiNo's networks, which predict the trajectory of training from its history.
 
 Knyazev, Moudgil, Lajoie, Belilovsky and Lacoste-Julien, "Accelerating Training with Neuron Interaction and Nowcasting
 Networks", 2024, arXiv:2409.04434. Each parameter's history is standardised over its tensor; the change from its last

@@ -1,4 +1,4 @@
-"""An optimiser that now and then jumps ahead along the course of training."""
+"""An optimiser that now and then jumps ahead along the trajectory of training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Jumps:
         example_inputs: What ``model(...)`` is called with, for nowcasters that need the model's graph.
         loss: The model's positive loss on the latest batch, called without gradients, by which each jump backtracks:
             from ``horizon``, whatever the schedule, halved until the loss is at most ``tolerance`` times what it was.
-        tolerance: That factor. Farther along the course, a loss is often higher at first and soon lower; but of a loss
+        tolerance: That factor. Farther ahead, a loss is often higher at first, then lower; but of a loss
             that cannot fall far, as a language model's, a factor of two is much (see ``experiment=nowcasting``).
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Training a nowcaster on the courses of finished training runs."""
+"""Training a nowcaster on the trajectories of finished training runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypergen.metanets.nowcasting.nowcaster import NowcastNetwork, change_scale
 
 
 @dataclass(frozen=True)
-class Course:
+class Trajectory:
     """Runs of one architecture.
 
     Args:
@@ -43,13 +43,13 @@ class Course:
 class NowcastingTraining(pl.LightningModule):
     """Lets a nowcaster predict later states from histories; what is predicted is a mean over neighbouring states.
 
-    States at a constant learning rate jitter around the course of training; means over a few of them are closer to it,
+    States at a constant learning rate jitter around the trajectory; means over a few of them are closer to it,
     and what a jump should reach. Errors count in units of their tensor's change over the history, and less for farther
     horizons, ``1/√horizon``, under Huber's loss.
 
     Args:
         network: The nowcaster.
-        courses: Finished runs.
+        trajectories: Finished runs.
         steps: Number of steps of training.
         learning_rate: At the start; it decays to zero.
         weight_decay: Decoupled.
@@ -61,13 +61,13 @@ class NowcastingTraining(pl.LightningModule):
         curve: (step, loss, loss of predicting no change), means over a tenth of training each.
 
     Raises:
-        ValueError: Courses are shorter than a history and one more state.
+        ValueError: Trajectories are shorter than a history and one more state.
     """
 
     def __init__(
         self,
         network: NowcastNetwork,
-        courses: Sequence[Course],
+        trajectories: Sequence[Trajectory],
         steps: int = 1500,
         learning_rate: float = 3e-3,
         weight_decay: float = 1e-2,
@@ -76,15 +76,15 @@ class NowcastingTraining(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        short = [course.length for course in courses if course.length <= network.context]
-        if short or not courses:
+        short = [trajectory.length for trajectory in trajectories if trajectory.length <= network.context]
+        if short or not trajectories:
             raise ValueError(
-                f"courses need more than {network.context} states, the history; got {short or 'no courses'}"
+                f"trajectories need more than {network.context} states, the history; got {short or 'no trajectories'}"
             )
-        self.network, self.courses, self.steps = network, list(courses), steps
+        self.network, self.trajectories, self.steps = network, list(trajectories), steps
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.runs_per_step, self.smoothing, self.seed = runs_per_step, smoothing, seed
-        self.forecasts = [network.bind(course.model, course.example_inputs) for course in courses]
+        self.forecasts = [network.bind(trajectory.model, trajectory.example_inputs) for trajectory in trajectories]
         self.curve: list[tuple[int, float, float]] = []
         self._losses: list[tuple[float, float]] = []
 
@@ -94,21 +94,21 @@ class NowcastingTraining(pl.LightningModule):
         return DataLoader(seeds, batch_size=None)
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
-        """Predict one course at one horizon."""
+        """Predict one trajectory at one horizon."""
         generator = torch.Generator().manual_seed(int(batch))
 
         def draw(low: int, high: int) -> int:
             return int(torch.randint(low, high, (), generator=generator))
 
-        number = draw(0, len(self.courses))
-        course = self.courses[number]
-        now = draw(self.network.context - 1, course.length - 1)
-        horizon = draw(1, min(self.network.horizons, course.length - 1 - now) + 1)
-        runs = torch.randperm(course.runs, generator=generator)[: self.runs_per_step]
+        number = draw(0, len(self.trajectories))
+        trajectory = self.trajectories[number]
+        now = draw(self.network.context - 1, trajectory.length - 1)
+        horizon = draw(1, min(self.network.horizons, trajectory.length - 1 - now) + 1)
+        runs = torch.randperm(trajectory.runs, generator=generator)[: self.runs_per_step]
         begin, middle = now + 1 - self.network.context, now + horizon
-        history = [{name: s[i, runs] for name, s in course.states.items()} for i in range(begin, now + 1)]
+        history = [{name: s[i, runs] for name, s in trajectory.states.items()} for i in range(begin, now + 1)]
         near = slice(max(now + 1, middle - self.smoothing), middle + self.smoothing + 1)
-        future = {name: states[near, runs].mean(0) for name, states in course.states.items()}
+        future = {name: states[near, runs].mean(0) for name, states in trajectory.states.items()}
         predicted = self.forecasts[number](history, horizon)
         loss = self._error(predicted, future, history, horizon)
         still = self._error(history[-1], future, history, horizon)
@@ -131,7 +131,7 @@ class NowcastingTraining(pl.LightningModule):
         weight = horizon**-0.5
         errors = [weight * ((predicted[name] - value) / scales[name]).flatten() for name, value in future.items()]
         together = torch.cat(errors)
-        # A tensor that hardly moved has no course to learn.
+        # A tensor that hardly moved has no trajectory to learn.
         together = together[together.isfinite()].clamp(-1e3, 1e3)
         return F.huber_loss(together, torch.zeros_like(together), delta=3.0)
 

@@ -1,4 +1,4 @@
-"""Predicts the course of each parameter from its latest changes."""
+"""Predicts the trajectory of each parameter from its latest changes."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class RayEngine:
             machine.
         workers: Number of workers on this machine where there is no cluster.
         cpus_per_group: CPUs that each task asks of the cluster.
-        gpus_per_group: GPUs that each task asks of the cluster; with a share of one, pass ``device="cuda"`` to the build.
+        gpus_per_group: GPUs that each task asks of the cluster; with a share, pass ``device="cuda"`` to the build.
         ahead: Groups given to the cluster before the first is done; None for twice its processors.
 
     Raises:
