@@ -35,7 +35,12 @@ def beyond_bound(scales: Scales, own: Scales, bound: float = BOUND) -> list[tupl
 
 
 def bound_activations(
-    model: nn.Module, own: Mapping[str, Tensor], names: Collection[str], arguments: Arguments, bound: float = BOUND
+    model: nn.Module,
+    own: Mapping[str, Tensor],
+    names: Collection[str],
+    arguments: Arguments,
+    bound: float = BOUND,
+    only_beyond: float = 0.0,
 ) -> tuple[str, ...]:
     """Scale predicted parameters until every activation is within a factor of the network's own.
 
@@ -49,6 +54,7 @@ def bound_activations(
         names: Those that were predicted, which alone may change.
         arguments: What the network is called with.
         bound: The factor.
+        only_beyond: Leave everything as it is while no activation is further off than by this factor; 0 for never.
 
     Returns:
         The modules whose parameters were changed, in the order in which they ran; none if all was within the bound.
@@ -61,6 +67,8 @@ def bound_activations(
         reference, _ = activation_scales(model, arguments)
         for name, parameter in predicted.items():
             parameter.copy_(values[name])
+        if only_beyond and not beyond_bound(activation_scales(model, arguments)[0], reference, only_beyond):
+            return ()
         changed: dict[str, None] = {}
         owners = _owners(model, predicted)
         for round_number in range(_ROUNDS):

@@ -35,6 +35,8 @@ __all__ = ["InitializationReport", "initialize", "predict_params"]
 GeneratorOrName = Generator | str | os.PathLike[str]
 HEADS = ("ridge",)
 SCALES = ("auto", "bounded", "predicted")
+# Trained generators write activations of other sizes than default initialisation does, and do well by that.
+_FAR_OFF = 100.0
 
 
 def predict_params(
@@ -132,8 +134,8 @@ def initialize(
             raises.
         scale: What is done about the size of activations, where parameters are predicted from the graph: ``"bounded"``
             scales what was predicted until every activation on example inputs is within a factor of 4 of the network's
-            own start; ``"predicted"`` leaves it; ``"auto"`` bounds it where there are no labels, or where the loss is
-            worse without.
+            own start; ``"predicted"`` leaves it; ``"auto"`` bounds it where, without labels, an activation is further
+            off than by a factor 100, or where, with labels, the loss is worse without.
         **donor_options: How a donor is mapped: ``donor_model``, ``width``, ``depth``, ``donor_inputs``, ``verify``; see
             :func:`hypergen.api.donor.initialize_from_donor`.
 
@@ -224,7 +226,8 @@ def initialize(
         apply_parameters(model, parameters, partial=True)
         rescaled: tuple[str, ...] = ()
         if may_scale and arguments is not None and (scale == "bounded" or default.loss is None):
-            rescaled = bound_activations(model, saved, parameters, arguments)
+            drift = 0.0 if scale == "bounded" else _FAR_OFF
+            rescaled = bound_activations(model, saved, parameters, arguments, only_beyond=drift)
         predicted, failure = preparation.attempt(arguments)
         if may_scale and arguments is not None and not rescaled and is_worse(predicted, default):
             restore()

@@ -5,8 +5,11 @@ The published plugin, hydra-optuna-sweeper, asks for an Optuna before 3.0, and h
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from hydra.core.config_store import ConfigStore
@@ -102,6 +105,10 @@ OptunaSweeper.__module__ = "hydra_plugins.hypergen"
 
 def register_sweeper() -> None:
     """Let Hydra know of the sweeper."""
+    home = sys.modules.setdefault(OptunaSweeper.__module__, ModuleType(OptunaSweeper.__module__))
+    home.OptunaSweeper = OptunaSweeper  # type: ignore[attr-defined]
+    if importlib.util.find_spec("hydra_plugins") is None:
+        sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins")).__path__ = []
     Plugins.instance().register(OptunaSweeper)
     ConfigStore.instance().store(
         group="hydra/sweeper",

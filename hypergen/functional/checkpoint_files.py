@@ -12,8 +12,8 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +158,25 @@ def first_line(error: BaseException) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text).strip()
 
 
+@contextmanager
+def _own_classes_alone() -> Iterator[None]:
+    """Leave out what other libraries have allowed torch to make: what is read depends on the file alone."""
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(others)
+
+
 def _read_pickle(path: Path) -> Any:
     _check_inflation(path)
+    with _own_classes_alone():
+        return _read_known(path)
+
+
+def _read_known(path: Path) -> Any:
     unknown: list[str] = []
     with suppress(Exception):  # Older formats; their classes are met one by one.
         unknown = list(torch.serialization.get_unsafe_globals_in_checkpoint(path))

@@ -51,9 +51,9 @@ def fit(
     Raises:
         CheckpointError: ``ckpt_path`` cannot be resumed from, or another run writes into ``output``.
     """
+    step = 0 if ckpt_path is None else check_resumable(ckpt_path, module)
     _take_folder(Path(output))
     if ckpt_path is not None:
-        step = check_resumable(ckpt_path, module)
         if isinstance(logger, ResumableCSVLogger):
             logger.first_step = step
         Console().print(f"Going on from step {step} of {ckpt_path}", soft_wrap=True)

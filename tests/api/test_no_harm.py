@@ -11,7 +11,7 @@ from hypergen.generators import Generator, register_generator
 
 
 @register_generator
-class Constant(Generator):
+class ConstantValues(Generator):
     """Writes one value into every parameter that an operation reads."""
 
     def __init__(self, value: float = 1.0):
@@ -24,7 +24,7 @@ class Constant(Generator):
 
 
 @register_generator
-class Loud(Constant):
+class Loud(ConstantValues):
     """Writes large noise."""
 
     def predict(self, target, condition=None, *, example_inputs=None):
@@ -58,11 +58,11 @@ def test_frozen_parameters_keep_their_values(data):
     model = network()
     model[0].requires_grad_(False)
     before = values(model)
-    report = hypergen.initialize(model, Constant(0.5), calibrate=data, fallback="never")
+    report = hypergen.initialize(model, ConstantValues(0.5), calibrate=data, fallback="never")
     assert report.frozen == ("0.weight", "0.bias") and set(report.frozen) <= set(report.kept)
     assert unchanged(model, before, report.frozen) and (model[2].weight == 0.5).all()
     assert not model[0].weight.requires_grad and "overwrite_frozen" in str(report)
-    report = hypergen.initialize(model, Constant(0.5), overwrite_frozen=True, fallback="never")
+    report = hypergen.initialize(model, ConstantValues(0.5), overwrite_frozen=True, fallback="never")
     assert report.frozen == () and (model[0].weight == 0.5).all() and not model[0].weight.requires_grad
 
 
@@ -149,8 +149,8 @@ def test_not_finite_at_either_start():
         model[0].weight.fill_(torch.inf)
     for data in (None, batches()):
         with pytest.raises(ParameterError, match="not finite at both starts"):
-            hypergen.initialize(model, Constant(3e38), calibrate=data)
-    report = hypergen.initialize(model, Constant(0.1))  # only the network's own start is not
+            hypergen.initialize(model, ConstantValues(3e38), calibrate=data)
+    report = hypergen.initialize(model, ConstantValues(0.1))  # only the network's own start is not
     assert report.comparison.better == "predicted" and (model[0].weight == 0.1).all()
 
 
@@ -169,7 +169,7 @@ def test_comparing_leaves_no_traces():
     model.drop.eval()
     buffers = {name: (buffer, buffer.clone()) for name, buffer in model.named_buffers()}
     state = torch.get_rng_state()
-    hypergen.initialize(model, Constant(0.1))
+    hypergen.initialize(model, ConstantValues(0.1))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(b is buffers[n][0] and torch.equal(b, buffers[n][1]) for n, b in model.named_buffers())
     assert model.training and model.norm.training and not model.drop.training
@@ -178,5 +178,5 @@ def test_comparing_leaves_no_traces():
 def test_a_meta_network_is_not_compared():
     with torch.device("meta"):
         model = network()
-    report = hypergen.initialize(model, Constant(0.1))
+    report = hypergen.initialize(model, ConstantValues(0.1))
     assert report.comparison.better == "" and "meta device" in str(report)

@@ -152,8 +152,8 @@ def test_changed_architecture_is_refused():
         Architecture.from_json(data)
     with pytest.raises(ValueError, match="missing.*config"):
         Architecture.from_json({"family": "mlp"})
-    with pytest.raises(ValueError, match="unknown architecture family 'transformer'"):
-        Architecture("transformer", {})
+    with pytest.raises(ValueError, match="unknown architecture family 'transformr'"):
+        Architecture("transformr", {})
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_figures_and_a_line_per_failure(workers, monkeypatch, capsys, tmp_path):
     assert figures["timm_models_not_run"] == 1
     assert results.details["not_run"] == {"timm:unrunnable": "KeyError: there neither"}
     assert any(line.startswith("NOT RUN timm:unrunnable") and "there neither" in line for line in lines)
-    assert figures["timm_models_traced"] == figures["timm_models_right"] == figures["timm_rung_meta"] == 1
+    assert figures["timm_models_traced"] == figures["timm_models_right"] == figures["timm_traced_on_meta"] == 1
     assert figures["timm_traced_share"] == 0.2
     assert figures["timm_parameters_covered"] == 1
     assert figures["timm_layer_models_tried"] == 2

@@ -108,7 +108,7 @@ def test_help_needs_no_heavy_library():
     assert {"timm", "transformers", "torchvision", "pytorch_lightning", "matplotlib", "sklearn"}.isdisjoint(loaded)
     rooms = {name for name in done.stdout.split() if name.startswith("hypergen.")}
     rooms = {name for name in rooms if not name.startswith("hypergen.cli")}
-    assert rooms == {"hypergen._torchvision", "hypergen.errors"}
+    assert rooms == {f"hypergen.{name}" for name in ("_lazy", "_moved", "_torchvision", "_version", "errors")}
 
 
 def test_predict(folder):
@@ -323,5 +323,5 @@ def test_hugging_face(folder):
 def test_missing_extras_say_how_to_install_them(monkeypatch, library, extra):
     monkeypatch.setitem(sys.modules, library, None)
     name = "hf:gpt2" if library == "transformers" else f"{library}:resnet18"
-    with pytest.raises(HypergenError, match=re.escape(f'pip install "hypergen[{extra}]"')):
+    with pytest.raises(HypergenError, match=re.escape(f'pip install "hypergen-weights[{extra}]"')):
         build_model(name)

@@ -172,7 +172,7 @@ def test_help_has_a_line_about_each_experiment():
     done = start("--help")
     assert done.returncode == 0
     for name in (*EXPERIMENTS, *TASKS):
-        (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"  {name} "))
+        line = next(line for line in done.stdout.splitlines() if line.startswith(f"  {name} "))
         assert len(line.split()) > 3, line
 
 

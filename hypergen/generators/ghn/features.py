@@ -76,7 +76,7 @@ class GraphFeatures:
 
 
 def graph_features(
-    graph: ComputationalGraph, graphs: str = "canonical", channel_identity: bool = True
+    graph: ComputationalGraph, graphs: str = "as_traced", channel_identity: bool = False
 ) -> GraphFeatures:
     """Describe ``graph`` for a graph hypernetwork.
 

@@ -57,7 +57,7 @@ class MetaBatch:
 
 
 def trace_architecture(
-    architecture: Architecture, graphs: str = "canonical", channel_identity: bool = True
+    architecture: Architecture, graphs: str = "as_traced", channel_identity: bool = False
 ) -> TracedArchitecture:
     """Build on the meta device, trace and describe, as a generator with these arguments reads it."""
     with without_initialisation(), torch.device("meta"):
@@ -99,8 +99,8 @@ class MetaBatches(IterableDataset):
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        graphs: str = "canonical",
-        channel_identity: bool = True,
+        graphs: str = "as_traced",
+        channel_identity: bool = False,
     ) -> None:
         if networks % world_size:
             raise ValueError(

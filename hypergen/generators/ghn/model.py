@@ -83,8 +83,8 @@ class GraphHypernetwork(Generator):
         anchor: float = 1.0,
         deviation: float = 0.1,
         vocabulary: int = len(OPERATIONS),
-        graphs: str = "canonical",
-        channel_identity: bool = True,
+        graphs: str = "as_traced",
+        channel_identity: bool = False,
     ) -> None:
         super().__init__()
         _known("graphs", graphs, tuple(GRAPHS))

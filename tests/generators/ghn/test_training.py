@@ -371,10 +371,12 @@ def test_noise_on_tokens_is_refused(text):
         make_training(make_generator(), text, image_noise=0.1)
 
 
-def test_mixed_precision_accumulated_gradients_and_a_moving_average(run):
+def test_mixed_precision_accumulated_gradients_and_a_moving_average(run, tmp_path):
     options = ["debug=fast", "evaluate=false", "trainer=cpu", "logger=none", "training.table_learning_rate=0.1"]
     options += ["trainer.precision=bf16-mixed", "+trainer.accumulate_grad_batches=2", "training.warmup_steps=1"]
-    ends = [hypergen.load_generator(run(*options, f"training.average_decay={decay}")) for decay in (0, 0.9)]
+    for decay in (0, 0.9):
+        run(*options, f"training.average_decay={decay}", output=tmp_path / str(decay))
+    ends = [hypergen.load_generator(tmp_path / str(decay) / "generator") for decay in (0, 0.9)]
     last, average = (end.state_dict()["decoder.row_tables.conv"] for end in ends)
     assert last.isfinite().all() and average.isfinite().all()
     assert not torch.equal(last, average)

@@ -112,9 +112,9 @@ def test_an_empty_zoo_is_refused():
 
 
 def test_the_experiment_end_to_end(run, tmp_path):
-    folder = run("experiment=hyper_representation", "debug=fast", "logger=none", "zoo.tasks.number=16",
+    run("experiment=hyper_representation", "debug=fast", "logger=none", "zoo.tasks.number=16",
                  "zoo.tasks.held_out=4", "zoo.networks=48", "generator.anchors=16")  # fmt: skip
     rows = {row["figure"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
     assert {"generated_accuracy", "linear_accuracy", "generated_accuracy_by_run", "zoo_seconds"} <= set(rows)
     assert rows["zoo_networks"]["value"] == 48
-    assert type(hypergen.load_generator(folder)) is HyperRepresentation
+    assert type(hypergen.load_generator(tmp_path / "generator")) is HyperRepresentation

@@ -194,7 +194,7 @@ def test_other_models_and_states_are_refused():
     model, optimizer = made()
     with pytest.raises(ParameterError, match="do not belong to the model"):
         Nowcaster(torch.optim.Adam(network().parameters()), model, StateAverage())
-    with pytest.raises(CheckpointError, match="No file at"):
+    with pytest.raises(CheckpointError, match="There is no file"):
         Nowcaster(torch.optim.Adam(model.parameters()), model, "absent.pt")
     steps(model, optimizer, 5)
     state = optimizer.state_dict()
