@@ -54,7 +54,8 @@ def bound_activations(
         names: Those that were predicted, which alone may change.
         arguments: What the network is called with.
         bound: The factor.
-        only_beyond: Leave everything as it is while no activation is further off than by this factor; 0 for never.
+        only_beyond: Leave everything as it is while no activation exceeds the largest of the network's own by this
+            factor; 0 for never.
 
     Returns:
         The modules whose parameters were changed, in the order in which they ran; none if all was within the bound.
@@ -67,7 +68,8 @@ def bound_activations(
         reference, _ = activation_scales(model, arguments)
         for name, parameter in predicted.items():
             parameter.copy_(values[name])
-        if only_beyond and not beyond_bound(activation_scales(model, arguments)[0], reference, only_beyond):
+        largest = only_beyond * max(reference.values(), default=0.0)
+        if only_beyond and all(scale <= largest for scale in activation_scales(model, arguments)[0].values()):
             return ()
         changed: dict[str, None] = {}
         owners = _owners(model, predicted)

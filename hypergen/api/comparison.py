@@ -16,7 +16,7 @@ from hypergen.errors import ParameterError
 from hypergen.functional.batches import run_on_batch, samples_in
 
 FALLBACKS = ("default", "never", "error")
-_EXPLODED = 1e3  # activations that many times as large as the network's own train worse, whatever was predicted
+EXPLODED = 1e3  # activations that many times as large as the network's own train worse, whatever was predicted
 _TOLERANCE = 1e-3  # relative difference of two losses that are called equal
 _LABELS = ("labels", "label")
 
@@ -83,7 +83,7 @@ def compare_starts(default: Start, predicted: Start) -> Comparison:
         )
     if default.scale is None or predicted.scale is None:
         return Comparison(default, predicted, "", "neither start was run")
-    exploded = predicted.scale > _EXPLODED * max(default.scale, 1e-3)
+    exploded = predicted.scale > EXPLODED * max(default.scale, 1e-3)
     reason = f"largest activation {predicted.scale:.3g} predicted, {default.scale:.3g} by default"
     return Comparison(default, predicted, "default" if exploded else "predicted", reason)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hypergen.api.bound_scale import bound_activations
-from hypergen.api.comparison import FALLBACKS, Comparison, Start, compare_starts, is_worse
+from hypergen.api.comparison import EXPLODED, FALLBACKS, Comparison, Start, compare_starts, is_worse
 from hypergen.api.diversify import DIVERSIFICATIONS, last_weights
 from hypergen.api.diversify import diversify as diversified
 from hypergen.api.donor import Donor, initialize_from_donor
@@ -35,8 +35,6 @@ __all__ = ["InitializationReport", "initialize", "predict_params"]
 GeneratorOrName = Generator | str | os.PathLike[str]
 HEADS = ("ridge",)
 SCALES = ("auto", "bounded", "predicted")
-# Trained generators write activations of other sizes than default initialisation does, and do well by that.
-_FAR_OFF = 100.0
 
 
 def predict_params(
@@ -134,8 +132,8 @@ def initialize(
             raises.
         scale: What is done about the size of activations, where parameters are predicted from the graph: ``"bounded"``
             scales what was predicted until every activation on example inputs is within a factor of 4 of the network's
-            own start; ``"predicted"`` leaves it; ``"auto"`` bounds it where, without labels, an activation is further
-            off than by a factor 100, or where, with labels, the loss is worse without.
+            own start; ``"predicted"`` leaves it; ``"auto"`` bounds it where, without labels, an activation exceeds the
+            largest of its own as far as a prediction counts as worse, or where, with labels, the loss is worse without.
         **donor_options: How a donor is mapped: ``donor_model``, ``width``, ``depth``, ``donor_inputs``, ``verify``; see
             :func:`hypergen.api.donor.initialize_from_donor`.
 
@@ -226,7 +224,7 @@ def initialize(
         apply_parameters(model, parameters, partial=True)
         rescaled: tuple[str, ...] = ()
         if may_scale and arguments is not None and (scale == "bounded" or default.loss is None):
-            drift = 0.0 if scale == "bounded" else _FAR_OFF
+            drift = 0.0 if scale == "bounded" else EXPLODED
             rescaled = bound_activations(model, saved, parameters, arguments, only_beyond=drift)
         predicted, failure = preparation.attempt(arguments)
         if may_scale and arguments is not None and not rescaled and is_worse(predicted, default):

@@ -166,7 +166,8 @@ CONV_NETS = {
 def generator(**arguments) -> GraphHypernetwork:
     torch.manual_seed(0)
     small = {"hidden": 32, "reach": 4, "heads": 4, "rank": 16, "steered_rank": 8, "width": 16}
-    made = GraphHypernetwork(**{**small, **arguments})
+    reads = {"graphs": "canonical", "channel_identity": True}
+    made = GraphHypernetwork(**{**small, **reads, **arguments})
     with torch.no_grad():  # far from the start, where nodes hardly differ
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

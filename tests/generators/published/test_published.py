@@ -307,7 +307,7 @@ class _Bomb:
 @pytest.mark.parametrize("write", [_joblib, torch.save])
 def test_no_code_is_run(tmp_path, write):
     write({"state_dict": _Bomb()}, tmp_path / "bomb.pt")
-    with pytest.raises(CheckpointError, match="which is not read"):
+    with pytest.raises(CheckpointError, match="(could not be read without running code|which is not read)"):
         load_generator(tmp_path / "bomb.pt")
 
 
