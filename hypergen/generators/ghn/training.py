@@ -192,7 +192,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
 
 
 class _Target:
-    """One network, on the meta device, with buffers to run it."""
+    """One network, without values of its own parameters, with buffers to run it."""
 
     def __init__(self, architecture: Architecture, features: GraphFeatures, device: torch.device) -> None:
         with without_initialisation():
@@ -207,7 +207,7 @@ class _Target:
         names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
         self.tied = len(names) != len(list(network.parameters()))
         self.buffers = {name: buffer.to(device) for name, buffer in network.named_buffers()}
-        self.module = network.to("meta")
+        self.module = network  # not on the meta device: moving it there would untie tied parameters
 
     def logits(self, flat: Tensor, inputs: Tensor) -> Tensor:
         parameters = self.features.layout.unflatten(flat)
