@@ -40,7 +40,6 @@ def bound_activations(
     names: Collection[str],
     arguments: Arguments,
     bound: float = BOUND,
-    only_beyond: float = 0.0,
 ) -> tuple[str, ...]:
     """Scale predicted parameters until every activation is within a factor of the network's own.
 
@@ -54,8 +53,6 @@ def bound_activations(
         names: Those that were predicted, which alone may change.
         arguments: What the network is called with.
         bound: The factor.
-        only_beyond: Leave everything as it is while no activation exceeds the largest of the network's own by this
-            factor; 0 for never.
 
     Returns:
         The modules whose parameters were changed, in the order in which they ran; none if all was within the bound.
@@ -68,9 +65,6 @@ def bound_activations(
         reference, _ = activation_scales(model, arguments)
         for name, parameter in predicted.items():
             parameter.copy_(values[name])
-        largest = only_beyond * max(reference.values(), default=0.0)
-        if only_beyond and all(scale <= largest for scale in activation_scales(model, arguments)[0].values()):
-            return ()
         changed: dict[str, None] = {}
         owners = _owners(model, predicted)
         for round_number in range(_ROUNDS):

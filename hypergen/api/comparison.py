@@ -16,7 +16,7 @@ from hypergen.errors import ParameterError
 from hypergen.functional.batches import run_on_batch, samples_in
 
 FALLBACKS = ("default", "never", "error")
-EXPLODED = 1e3  # activations that many times as large as the network's own train worse, whatever was predicted
+_EXPLODED = 1e3  # activations that many times as large as the network's own train worse, whatever was predicted
 _TOLERANCE = 1e-3  # relative difference of two losses that are called equal
 _LABELS = ("labels", "label")
 
@@ -83,15 +83,21 @@ def compare_starts(default: Start, predicted: Start) -> Comparison:
         )
     if default.scale is None or predicted.scale is None:
         return Comparison(default, predicted, "", "neither start was run")
-    exploded = predicted.scale > EXPLODED * max(default.scale, 1e-3)
+    exploded = _exploded(predicted.scale, default.scale)
     reason = f"largest activation {predicted.scale:.3g} predicted, {default.scale:.3g} by default"
     return Comparison(default, predicted, "default" if exploded else "predicted", reason)
 
 
+def _exploded(predicted: float, default: float) -> bool:
+    return predicted > _EXPLODED * max(default, 1e-3)
+
+
 def is_worse(predicted: Start, default: Start) -> bool:
-    """Whether the predicted start is worse by its loss, or not usable."""
+    """Whether the predicted start is worse by its loss, by the size of its activations, or not usable."""
     if not predicted.usable:
         return True
+    if default.scale is not None and predicted.scale is not None:
+        return _exploded(predicted.scale, default.scale)
     return default.loss is not None and predicted.loss is not None and predicted.loss > default.loss * (1 + _TOLERANCE)
 
 

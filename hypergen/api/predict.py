@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hypergen.api.bound_scale import bound_activations
-from hypergen.api.comparison import EXPLODED, FALLBACKS, Comparison, Start, compare_starts, is_worse
+from hypergen.api.comparison import FALLBACKS, Comparison, Start, compare_starts, is_worse
 from hypergen.api.diversify import DIVERSIFICATIONS, last_weights
 from hypergen.api.diversify import diversify as diversified
 from hypergen.api.donor import Donor, initialize_from_donor
@@ -132,8 +132,8 @@ def initialize(
             raises.
         scale: What is done about the size of activations, where parameters are predicted from the graph: ``"bounded"``
             scales what was predicted until every activation on example inputs is within a factor of 4 of the network's
-            own start; ``"predicted"`` leaves it; ``"auto"`` bounds it where, without labels, an activation exceeds the
-            largest of its own as far as a prediction counts as worse, or where, with labels, the loss is worse without.
+            own start; ``"predicted"`` leaves it; ``"auto"`` bounds it where the prediction is worse without: by its
+            loss, or, without labels, by activations a thousand times as large.
         **donor_options: How a donor is mapped: ``donor_model``, ``width``, ``depth``, ``donor_inputs``, ``verify``; see
             :func:`hypergen.api.donor.initialize_from_donor`.
 
@@ -223,9 +223,8 @@ def initialize(
         saved = {key: own[key].detach().clone() for key in parameters} if may_scale else {}
         apply_parameters(model, parameters, partial=True)
         rescaled: tuple[str, ...] = ()
-        if may_scale and arguments is not None and (scale == "bounded" or default.loss is None):
-            drift = 0.0 if scale == "bounded" else EXPLODED
-            rescaled = bound_activations(model, saved, parameters, arguments, only_beyond=drift)
+        if may_scale and arguments is not None and scale == "bounded":
+            rescaled = bound_activations(model, saved, parameters, arguments)
         predicted, failure = preparation.attempt(arguments)
         if may_scale and arguments is not None and not rescaled and is_worse(predicted, default):
             restore()
