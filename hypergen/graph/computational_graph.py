@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,9 +19,14 @@ from hypergen.graph.calls import Calls
 from hypergen.graph.parameter_spec import UNUSED, ParameterSpec, axis_roles, with_groups
 from hypergen.graph.vocabulary import OPERATIONS, has_own_type
 
-if TYPE_CHECKING:
-    from hypergen.symmetry import Symmetry
-    from hypergen.symmetry.parameter_graph import ParameterGraph
+# What the methods of a graph that stand above it are done by, as module and function. They are imported by name when
+# they are called: what is above imports the graph, so that an import here would close a circle, and loading a graph
+# would load all that reads it.
+_CONSUMERS = {
+    "symmetry": ("hypergen.symmetry.symmetry", "find_symmetry"),
+    "parameter_graph": ("hypergen.symmetry.parameter_graph", "build_parameter_graph"),
+    "draw": ("hypergen.graph.visualize.draw", "draw"),
+}
 
 
 class TracingMode(StrEnum):
@@ -125,7 +131,7 @@ class ComputationalGraph:
     @property
     def unknown_operations(self) -> Mapping[str, int]:
         """Operations that have no type of their own in the vocabulary and share one embedding → how many there are."""
-        return Counter(node.op for node in self.nodes if not has_own_type(node))
+        return Counter(node.op for node in self.nodes if not has_own_type(node.op, bool(node.parameters)))
 
     def to_pyg(self) -> Any:
         """The graph as ``torch_geometric.data.Data``.
@@ -200,7 +206,7 @@ class ComputationalGraph:
             np.minimum(lengths[source], lengths[target] + 1, out=lengths[source])
         return torch.from_numpy(np.where(lengths == far, -1, np.minimum(lengths, cutoff)).astype(np.int16))
 
-    def symmetry(self, outputs: Sequence[str] | None = None) -> Symmetry:
+    def symmetry(self, outputs: Sequence[str] | None = None) -> Any:
         """The permutations of the network's parameters that leave its function as it is.
 
         Args:
@@ -209,32 +215,31 @@ class ComputationalGraph:
                 None for all.
 
         Returns:
-            The groups, and what every axis of every parameter is made of.
+            A :class:`~hypergen.symmetry.Symmetry`: the groups, and what every axis of every parameter is made of.
 
         Raises:
             TraceError: The graph was not traced, so that nothing is known of the operations' arguments.
             UnknownNameError: The network returns nothing of that name.
         """
-        from hypergen.symmetry import find_symmetry
-
         if self.calls is None:
             raise TraceError("This graph has no record of calls to find its symmetry from; make it with trace(model).")
-        return find_symmetry((self.calls, *self.further_passes), outputs)
+        return _consumer("symmetry")((self.calls, *self.further_passes), outputs)
 
-    def parameter_graph(self, outputs: Sequence[str] | None = None, buffers: bool = True) -> ParameterGraph:
+    def parameter_graph(self, outputs: Sequence[str] | None = None, buffers: bool = True) -> Any:
         """Neurons as nodes, weights as edges: what metanetworks read, built from :meth:`symmetry`.
 
         Args:
             outputs: Which of the returned tensors have to stay as they are, as for :meth:`symmetry`.
             buffers: Whether the running statistics of batch norms belong to it.
 
+        Returns:
+            A :class:`~hypergen.symmetry.parameter_graph.ParameterGraph`.
+
         Raises:
             TraceError: The graph was not traced.
             UnknownNameError: The network returns nothing of that name.
         """
-        from hypergen.symmetry.parameter_graph import build_parameter_graph
-
-        return build_parameter_graph(self, outputs, buffers)
+        return _consumer("parameter_graph")(self, outputs, buffers)
 
     def draw(self, path: str | Path, folded: bool = True) -> None:
         """Draw the graph into a file.
@@ -247,9 +252,13 @@ class ComputationalGraph:
         Raises:
             ValueError: The suffix is none of these.
         """
-        from hypergen.graph.visualize.draw import draw
+        _consumer("draw")(self, path, folded)
 
-        draw(self, path, folded)
+
+def _consumer(method: str) -> Callable[..., Any]:
+    """The function that does a method of the graph."""
+    module, function = _CONSUMERS[method]
+    return cast(Callable[..., Any], getattr(import_module(module), function))
 
 
 def edge_tensor(edges: list[tuple[int, int]]) -> Tensor:

@@ -1,13 +1,6 @@
 """The operations that have a type of their own, for those who read graphs with learned embeddings."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from hypergen.graph.operations import SHAPE_OPS
-
-if TYPE_CHECKING:
-    from hypergen.graph.computational_graph import OpNode
 
 # Append only: a saved generator knows the first so many of them, and reads all others as one unknown operation.
 OPERATIONS = tuple(
@@ -34,6 +27,6 @@ OPERATIONS = tuple(
 FIRST_VOCABULARY = 61
 
 
-def has_own_type(node: OpNode) -> bool:
+def has_own_type(op: str, has_parameters: bool) -> bool:
     """Whether an operation has a type of its own, or only moves values and is read as a part of the way."""
-    return node.op in OPERATIONS or (node.op in SHAPE_OPS and not node.parameters)
+    return op in OPERATIONS or (op in SHAPE_OPS and not has_parameters)

@@ -8,6 +8,8 @@ from typing import Any
 from hypergen.graph.calls import Call, Calls, Value
 from hypergen.symmetry.axes import Axis, freeze, frozen
 from hypergen.symmetry.liveness import followed_calls, freeze_unread, freeze_unsummed, values_in
+from hypergen.symmetry.rules import RULES
+from hypergen.symmetry.rules.base import Operand, RuleContext
 from hypergen.symmetry.unify import unify
 
 UNSUPPORTED = "unsupported operation "
@@ -17,54 +19,24 @@ _CONVERSIONS = ("to", "bool", "contiguous", "clone", "detach")
 _STATISTICS = ("running_mean", "running_var")
 
 
-class Operand:
-    """A tensor that an operation reads: one axis per dimension.
-
-    Attributes:
-        axes: The axes.
-        constant: Dimensions along which the tensor is known to be constant, though they have many indices.
-    """
-
-    __slots__ = ("axes", "constant")
-
-    def __init__(self, axes: Sequence[Axis], constant: frozenset[int] = frozenset()) -> None:
-        self.axes = list(axes)
-        self.constant = constant
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The sizes of the axes."""
-        return tuple(axis.size for axis in self.axes)
-
-    def dim(self) -> int:
-        """The number of axes."""
-        return len(self.axes)
-
-
-class Solver:
+class Solver(RuleContext):
     """Applies the rule of every operation to the axes of its tensors.
 
     Attributes:
         axes: The axes of every tensor of the pass that is read.
         first_axes: The same of the first pass.
         named: Name of a parameter or buffer → its axes, the same in all passes.
-        carriers: Sets of axes of which any that varies with another must find that one in the same set: those of the
-            tensors, and of the products and sums that operations work out inside.
-        summed: Axes over which an operation sums: only so does a permuted axis reach the outputs.
         tensors: The axes of every tensor of all passes.
-        random_is_exchangeable: Whether random numbers are as good in any other order, as the noise of training.
     """
 
     def __init__(self, passes: Sequence[Calls], outputs: Sequence[str] | None = None) -> None:
+        super().__init__()
         self.passes = passes
         self.counted = outputs
         self.named: dict[str, list[Axis]] = {}
-        self.carriers: list[Sequence[Axis]] = []
-        self.summed: list[Axis] = []
         self.tensors: list[list[Axis]] = []
         self.first_axes: dict[Value, list[Axis]] = {}
         self.read: set[str] = set()
-        self.random_is_exchangeable = False
 
     def solve(self) -> None:
         """Read all calls of all passes."""
@@ -76,11 +48,9 @@ class Solver:
         freeze_unsummed(self.named, self.summed, self.read)
 
     def _solve_pass(self, calls: Calls) -> None:
-        from hypergen.symmetry.rules import RULES
-
         self.calls = calls
         self.axes: dict[Value, list[Axis]] = {}
-        self.outputs: Sequence[tuple[int, ...]] = ()
+        self.outputs = ()
         self.constant: dict[Value, frozenset[int]] = {}
         names = {value: name for name, value in ({**calls.buffers, **calls.parameters}).items()}
         for value, shape in calls.shapes.items():
@@ -181,30 +151,3 @@ class Solver:
             raise ValueError
         for one, other in zip(ones, others, strict=True):
             unify(one, other)
-
-    # What rules need
-
-    def mix(self, operand: Operand, dims: Sequence[int], reason: str = "") -> None:
-        """Note that an operation mixes the elements along some axes of a tensor.
-
-        Nothing may then vary with these axes. With a reason, they are also frozen.
-        """
-        count = operand.dim()
-        mixed = {dim % count for dim in dims}
-        self.carriers.append([axis for dim, axis in enumerate(operand.axes) if dim not in mixed])
-        for dim in mixed if reason else ():
-            freeze(operand.axes[dim], reason)
-
-
-def broadcast(operands: Sequence[Operand]) -> list[Axis]:
-    """The axes of what is computed element by element from tensors of shapes that broadcast."""
-    tensors = [operand for operand in operands if isinstance(operand, Operand)]
-    count = max(tensor.dim() for tensor in tensors)
-    result: list[Axis] = []
-    for dim in range(-count, 0):
-        aligned = [tensor.axes[dim] for tensor in tensors if tensor.dim() >= -dim]
-        wide = [axis for axis in aligned if axis.size != 1]
-        for axis in wide[1:]:
-            unify(wide[0], axis)
-        result.append(wide[0] if wide else aligned[0])
-    return result

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from hypergen.evaluation.plots import BLUES, LEGEND, PREDICTED, accuracy_axis, canvas, save_figures
-
-if TYPE_CHECKING:
-    from hypergen.evaluation.zoo.protocol import ZooEvaluation
+from hypergen.evaluation.zoo.finetuning import Finetuning
 
 _COLOURS = {
     "generalises": "#228833",
@@ -21,23 +20,32 @@ _COLOURS = {
 }
 
 
-def write_zoo_plots(evaluation: ZooEvaluation, folder: str | Path) -> list[Path]:
+def write_zoo_plots(
+    folder: str | Path,
+    methods: Mapping[str, list[dict[str, Any]]],
+    noise: Mapping[str, list[tuple[float, float, float]]],
+    finetuning: Mapping[str, Mapping[str, Finetuning]],
+    prompted: Sequence[tuple[float, float]] = (),
+) -> list[Path]:
     """Draw every plot that there is data for.
 
     Args:
-        evaluation: What was found.
         folder: Made if it does not exist.
+        methods: By split, a row for the generator and each baseline.
+        noise: By split, (strength, novelty relative to trained networks, accuracy) of the noise sweep.
+        finetuning: By split and start.
+        prompted: (wanted, obtained) where the generator was prompted.
 
     Returns:
         The PNG files.
     """
     figures: dict[str, Figure] = {}
-    for split, rows in evaluation.methods.items():
+    for split, rows in methods.items():
         figures[f"accuracy_{split}"] = accuracy_by_method(rows, split)
-        figures[f"novelty_{split}"] = accuracy_by_novelty(rows, evaluation.noise[split], split)
-        figures[f"finetuning_{split}"] = finetuning_curves(evaluation, split)
-    if evaluation.prompts:
-        figures["prompts"] = prompts(evaluation.prompts)
+        figures[f"novelty_{split}"] = accuracy_by_novelty(rows, noise[split], split)
+        figures[f"finetuning_{split}"] = finetuning_curves(finetuning[split], rows, split)
+    if prompted:
+        figures["prompts"] = prompts(prompted)
     return save_figures(figures, folder)
 
 
@@ -85,14 +93,14 @@ def accuracy_by_novelty(rows: list[dict[str, Any]], noise: list[tuple[float, flo
     return figure
 
 
-def finetuning_curves(evaluation: ZooEvaluation, split: str) -> Figure:
+def finetuning_curves(starts: Mapping[str, Finetuning], rows: list[dict[str, Any]], split: str) -> Figure:
     """Mean test accuracy over steps of training, from each start."""
     figure, axes = canvas(7.2, 4.6)
     colours = {"generated": PREDICTED, "nearest": "#b0b8c4", "init": BLUES["trained_20_epochs"]}
-    for start, found in evaluation.finetuning[split].items():
+    for start, found in starts.items():
         steps, accuracy = zip(*found.curve, strict=True)
         axes.plot(steps, accuracy, color=colours.get(start), lw=2, label=f"from {start}")
-    trained = next(row["accuracy"] for row in evaluation.methods[split] if row["method"] == "trained")
+    trained = next(row["accuracy"] for row in rows if row["method"] == "trained")
     axes.axhline(trained, color="#555555", lw=0.8, ls=(0, (4, 3)), zorder=1)
     axes.set_xlabel("training steps (learning rate selected on validation for each start)")
     accuracy_axis(axes)
@@ -101,7 +109,7 @@ def finetuning_curves(evaluation: ZooEvaluation, split: str) -> Figure:
     return figure
 
 
-def prompts(points: list[tuple[float, float]]) -> Figure:
+def prompts(points: Sequence[tuple[float, float]]) -> Figure:
     """Obtained against wanted metric, a point per prompt."""
     figure, axes = canvas(5.2, 4.8)
     wanted, obtained = zip(*points, strict=True)

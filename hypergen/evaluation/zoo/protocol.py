@@ -101,7 +101,7 @@ class ZooEvaluation:
             return []
         from hypergen.evaluation.zoo.plots import write_zoo_plots  # Importing matplotlib takes a second.
 
-        return write_zoo_plots(self, folder)
+        return write_zoo_plots(folder, self.methods, self.noise, self.finetuning, self.prompts)
 
     def print_table(self, console: Console | None = None) -> None:
         """Print the figures, and the methods beside each other."""

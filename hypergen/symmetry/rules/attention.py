@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from hypergen.symmetry.axes import Axis, cut, divide, freeze, product
+from hypergen.symmetry.rules.base import Operand, RuleContext, broadcast
 from hypergen.symmetry.rules.contractions import contract
 from hypergen.symmetry.rules.shapes import REARRANGED
-from hypergen.symmetry.solver import Operand, Solver, broadcast
 from hypergen.symmetry.unify import unify
 
 
 def scaled_dot_product_attention(
-    solver: Solver,
+    solver: RuleContext,
     query: Operand,
     key: Operand,
     value: Operand,
@@ -54,7 +54,7 @@ def scaled_dot_product_attention(
 
 
 def multi_head_attention(
-    solver: Solver,
+    solver: RuleContext,
     query: Operand,
     key: Operand,
     value: Operand,

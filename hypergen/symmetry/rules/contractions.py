@@ -6,11 +6,11 @@ from collections import Counter
 from typing import Any
 
 from hypergen.symmetry.axes import Axis
-from hypergen.symmetry.solver import Operand, Solver, broadcast
+from hypergen.symmetry.rules.base import Operand, RuleContext, broadcast
 from hypergen.symmetry.unify import unify
 
 
-def linear(solver: Solver, input: Operand, weight: Operand, bias: Operand | None = None) -> list[Axis]:
+def linear(solver: RuleContext, input: Operand, weight: Operand, bias: Operand | None = None) -> list[Axis]:
     """``weight [out, in]`` on the last axis."""
     contract(solver, input.axes[-1], weight.axes[-1])
     for operand in (input, weight):
@@ -21,14 +21,14 @@ def linear(solver: Solver, input: Operand, weight: Operand, bias: Operand | None
     return [*input.axes[:-1], *outs]
 
 
-def contract(solver: Solver, one: Axis, other: Axis, shared: list[Axis] | None = None) -> None:
+def contract(solver: RuleContext, one: Axis, other: Axis, shared: list[Axis] | None = None) -> None:
     """Sum the products along an axis of two tensors, for every index of the axes that they share."""
     unify(one, other)
     solver.carriers.append([*(shared or ()), one])
     solver.summed.append(one)
 
 
-def matmul(solver: Solver, input: Operand, other: Operand) -> list[Axis]:
+def matmul(solver: RuleContext, input: Operand, other: Operand) -> list[Axis]:
     """Matrix products with broadcast batches; vectors stand for matrices of one row or column."""
     left, right = input.axes, other.axes
     rows, columns = left[:-1][-1:], right[-1:] if len(right) > 1 else []
@@ -41,22 +41,22 @@ def matmul(solver: Solver, input: Operand, other: Operand) -> list[Axis]:
     return [*batch, *rows, *columns]
 
 
-def rmatmul(solver: Solver, input: Operand, other: Operand) -> list[Axis]:
+def rmatmul(solver: RuleContext, input: Operand, other: Operand) -> list[Axis]:
     """``other @ input``."""
     return matmul(solver, other, input)
 
 
-def addmm(solver: Solver, input: Operand, mat1: Operand, mat2: Operand, **_: Any) -> list[Axis]:
+def addmm(solver: RuleContext, input: Operand, mat1: Operand, mat2: Operand, **_: Any) -> list[Axis]:
     """A matrix product on top of a tensor: ``addmm``, ``baddbmm``, ``addmv``."""
     return broadcast([Operand(matmul(solver, mat1, mat2)), input])
 
 
-def baddbmm(solver: Solver, input: Operand, batch1: Operand, batch2: Operand, **_: Any) -> list[Axis]:
+def baddbmm(solver: RuleContext, input: Operand, batch1: Operand, batch2: Operand, **_: Any) -> list[Axis]:
     """Matrix products on top of a tensor."""
     return addmm(solver, input, batch1, batch2)
 
 
-def grouped_mm(solver: Solver, input: Operand, mat2: Operand, **_: Any) -> list[Axis]:
+def grouped_mm(solver: RuleContext, input: Operand, mat2: Operand, **_: Any) -> list[Axis]:
     """Rows of a matrix, each times the matrix of its expert."""
     if (input.dim(), mat2.dim()) != (2, 3):
         raise ValueError
@@ -67,13 +67,13 @@ def grouped_mm(solver: Solver, input: Operand, mat2: Operand, **_: Any) -> list[
     return [input.axes[0], mat2.axes[2]]
 
 
-def outer(solver: Solver, input: Operand, vec2: Operand) -> list[Axis]:
+def outer(solver: RuleContext, input: Operand, vec2: Operand) -> list[Axis]:
     """Products of all pairs."""
     return [*input.axes, *vec2.axes]
 
 
 def bilinear(
-    solver: Solver, input1: Operand, input2: Operand, weight: Operand, bias: Operand | None = None
+    solver: RuleContext, input1: Operand, input2: Operand, weight: Operand, bias: Operand | None = None
 ) -> list[Axis]:
     """``weight [out, in1, in2]``."""
     contract(solver, input1.axes[-1], weight.axes[1])
@@ -87,7 +87,7 @@ def bilinear(
     return [*input1.axes[:-1], weight.axes[0]]
 
 
-def einsum(solver: Solver, equation: str, *operands: Any) -> list[Axis]:
+def einsum(solver: RuleContext, equation: str, *operands: Any) -> list[Axis]:
     """Sums of products in the notation of Einstein."""
     tensors = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], tuple) else list(operands)
     terms, _, out = equation.replace(" ", "").partition("->")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from hypergen.symmetry.axes import Axis, divide, freeze, frozen, inherit, product
+from hypergen.symmetry.rules.base import Operand, RuleContext
 from hypergen.symmetry.rules.contractions import contract
 from hypergen.symmetry.rules.shapes import REARRANGED
-from hypergen.symmetry.solver import Operand, Solver
 from hypergen.symmetry.unify import unify
 
 SPACE = "space"
 
 
 def convolution(
-    solver: Solver,
+    solver: RuleContext,
     input: Operand,
     weight: Operand,
     bias: Operand | None = None,
@@ -41,7 +41,7 @@ def convolution(
 
 
 def transposed_convolution(
-    solver: Solver,
+    solver: RuleContext,
     input: Operand,
     weight: Operand,
     bias: Operand | None = None,
@@ -70,7 +70,7 @@ def transposed_convolution(
     return _channels_out(input, weight, bias, out, spatial)
 
 
-def _frame(solver: Solver, input: Operand, weight: Operand, stride: Any, padding: Any) -> tuple[Axis, list[Axis]]:
+def _frame(solver: RuleContext, input: Operand, weight: Operand, stride: Any, padding: Any) -> tuple[Axis, list[Axis]]:
     """The channels of the input, and the spatial axes of the output."""
     rank = weight.dim() - 2
     kernel, space = weight.axes[2:], input.axes[-rank:]
@@ -88,7 +88,7 @@ def _zero(padding: Any) -> bool:
     return not any(padding) if isinstance(padding, tuple) else padding in (0, "valid", "same")
 
 
-def _grouped(solver: Solver, channels: Axis, groups: int) -> tuple[Axis, Axis]:
+def _grouped(solver: RuleContext, channels: Axis, groups: int) -> tuple[Axis, Axis]:
     sizes = [groups, channels.size // groups]
     pair = divide(channels, sizes)
     if pair is None:
@@ -104,28 +104,28 @@ def _channels_out(input: Operand, weight: Operand, bias: Operand | None, out: Ax
 
 
 def _pool(rank: int) -> Any:
-    def pool(solver: Solver, input: Operand, *_: Any, **__: Any) -> list[list[Axis]]:
+    def pool(solver: RuleContext, input: Operand, *_: Any, **__: Any) -> list[list[Axis]]:
         solver.mix(input, range(-rank, 0), SPACE)
         return [[*input.axes[:-rank], *(frozen(size, SPACE) for size in shape[-rank:])] for shape in solver.outputs]
 
     return pool
 
 
-def resize(solver: Solver, input: Operand, *_: Any, **__: Any) -> list[Axis]:
+def resize(solver: RuleContext, input: Operand, *_: Any, **__: Any) -> list[Axis]:
     """Interpolation over all axes behind the channels."""
     dims = range(2, input.dim())
     solver.mix(input, dims, SPACE)
     return [*input.axes[:2], *(frozen(solver.outputs[0][dim], SPACE) for dim in dims)]
 
 
-def grid_sample(solver: Solver, input: Operand, grid: Operand, *_: Any, **__: Any) -> list[Axis]:
+def grid_sample(solver: RuleContext, input: Operand, grid: Operand, *_: Any, **__: Any) -> list[Axis]:
     """Interpolation at the places that a grid tells."""
     solver.mix(grid, range(1, grid.dim()), SPACE)
     unify(input.axes[0], grid.axes[0])
     return resize(solver, input)
 
 
-def unfold(solver: Solver, input: Operand, *args: Any, **kwargs: Any) -> list[Axis]:
+def unfold(solver: RuleContext, input: Operand, *args: Any, **kwargs: Any) -> list[Axis]:
     """Patches: as columns (channels, kernel) of ``F.unfold``, or as a new last axis of ``Tensor.unfold``."""
     shape = solver.outputs[0]
     if len(shape) == input.dim() + 1:
@@ -141,7 +141,7 @@ def unfold(solver: Solver, input: Operand, *args: Any, **kwargs: Any) -> list[Ax
     return [*input.axes[:-3], product([channels, kernel]), frozen(shape[-1], SPACE)]
 
 
-def fold(solver: Solver, input: Operand, *_: Any, **__: Any) -> list[Axis]:
+def fold(solver: RuleContext, input: Operand, *_: Any, **__: Any) -> list[Axis]:
     """Columns (channels, kernel) back to images."""
     shape = solver.outputs[0]
     channels, kernel = _grouped(solver, input.axes[-2], shape[-3])

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from hypergen.symmetry.axes import Axis, divide, find, freeze, frozen
+from hypergen.symmetry.rules.base import Operand, RuleContext, broadcast
 from hypergen.symmetry.rules.shapes import narrow
-from hypergen.symmetry.solver import Operand, Solver, broadcast
 from hypergen.symmetry.unify import unify
 
 INDEXED = "indexed by data"
 
 
-def getitem(solver: Solver, input: Operand, index: Any) -> list[Axis]:
+def getitem(solver: RuleContext, input: Operand, index: Any) -> list[Axis]:
     """Indexing with integers, ranges, None, an ellipsis and tensors of integers."""
     items = list(index) if isinstance(index, tuple) else [index]
     consumed = sum(item is not None and item is not ... for item in items)
@@ -47,7 +47,7 @@ def getitem(solver: Solver, input: Operand, index: Any) -> list[Axis]:
     return _picked(solver, Operand(axes), tensors) if tensors else axes
 
 
-def _range(solver: Solver, input: Operand, dim: int, item: slice) -> list[Axis]:
+def _range(solver: RuleContext, input: Operand, dim: int, item: slice) -> list[Axis]:
     size = input.axes[dim].size
     start, stop, step = slice(*(_plain(a) for a in (item.start, item.stop, item.step))).indices(size)
     count = len(range(start, stop, step))
@@ -73,7 +73,7 @@ def _plain(bound: Any) -> int | None:
     raise ValueError  # a tensor's value
 
 
-def _picked(solver: Solver, input: Operand, tensors: list[tuple[int, Operand]]) -> list[Axis]:
+def _picked(solver: RuleContext, input: Operand, tensors: list[tuple[int, Operand]]) -> list[Axis]:
     dims = [dim for dim, _ in tensors]
     solver.mix(input, dims, INDEXED)
     chosen = broadcast([tensor for _, tensor in tensors])
@@ -82,7 +82,7 @@ def _picked(solver: Solver, input: Operand, tensors: list[tuple[int, Operand]]) 
     return [*rest[:place], *chosen, *rest[place:]]
 
 
-def setitem(solver: Solver, input: Operand, index: Any, value: Any) -> list[Axis]:
+def setitem(solver: RuleContext, input: Operand, index: Any, value: Any) -> list[Axis]:
     """Writing to an index."""
     target = getitem(solver, input, index)
     if isinstance(value, Operand):
@@ -90,27 +90,27 @@ def setitem(solver: Solver, input: Operand, index: Any, value: Any) -> list[Axis
     return input.axes
 
 
-def embedding(solver: Solver, input: Operand, weight: Operand, *_: Any, **__: Any) -> list[Axis]:
+def embedding(solver: RuleContext, input: Operand, weight: Operand, *_: Any, **__: Any) -> list[Axis]:
     """A row of a table per index."""
     solver.mix(weight, [0], INDEXED)
     return [*input.axes, weight.axes[1]]
 
 
-def embedding_bag(solver: Solver, input: Operand, weight: Operand, *_: Any, **__: Any) -> list[Axis]:
+def embedding_bag(solver: RuleContext, input: Operand, weight: Operand, *_: Any, **__: Any) -> list[Axis]:
     """Sums of rows of a table."""
     solver.mix(weight, [0], INDEXED)
     solver.mix(input, range(input.dim()), INDEXED)
     return [frozen(solver.outputs[0][0], INDEXED), weight.axes[1]]
 
 
-def index_select(solver: Solver, input: Operand, dim: int, index: Operand) -> list[Axis]:
+def index_select(solver: RuleContext, input: Operand, dim: int, index: Operand) -> list[Axis]:
     """Rows of a tensor."""
     dim %= input.dim()
     solver.mix(input, [dim], INDEXED)
     return [*input.axes[:dim], *(index.axes or [Axis(1)]), *input.axes[dim + 1 :]]
 
 
-def gather(solver: Solver, input: Operand, dim: int, index: Operand, **_: Any) -> list[Axis]:
+def gather(solver: RuleContext, input: Operand, dim: int, index: Operand, **_: Any) -> list[Axis]:
     """An index per element of the output."""
     dim %= input.dim()
     solver.mix(input, [dim], INDEXED)
@@ -120,7 +120,7 @@ def gather(solver: Solver, input: Operand, dim: int, index: Operand, **_: Any) -
 
 
 def scatter(
-    solver: Solver, input: Operand, dim: int, index: Operand, src: Any = None, *_: Any, **__: Any
+    solver: RuleContext, input: Operand, dim: int, index: Operand, src: Any = None, *_: Any, **__: Any
 ) -> list[Axis]:
     """Writes, one index per element."""
     dim %= input.dim()
@@ -131,7 +131,9 @@ def scatter(
     return input.axes
 
 
-def index_add(solver: Solver, input: Operand, dim: int, index: Operand, source: Any, *_: Any, **__: Any) -> list[Axis]:
+def index_add(
+    solver: RuleContext, input: Operand, dim: int, index: Operand, source: Any, *_: Any, **__: Any
+) -> list[Axis]:
     """Rows added to, or copied into, a tensor."""
     solver.mix(input, [dim], INDEXED)
     solver.mix(index, [0], INDEXED)
@@ -141,7 +143,7 @@ def index_add(solver: Solver, input: Operand, dim: int, index: Operand, source: 
     return input.axes
 
 
-def masked_scatter(solver: Solver, input: Operand, mask: Operand, source: Operand) -> list[Axis]:
+def masked_scatter(solver: RuleContext, input: Operand, mask: Operand, source: Operand) -> list[Axis]:
     """Rows of a tensor put where a mask tells, the same for all features."""
     same_for_all = mask.dim() - 1 in mask.constant or mask.axes[-1].size == 1
     if input.dim() < 2 or source.shape[-1:] != input.shape[-1:] or not same_for_all:
@@ -163,26 +165,26 @@ def _along(one: Operand, other: Operand, dim: int) -> None:
             freeze(b, INDEXED)
 
 
-def ordered(solver: Solver, input: Operand, *args: Any, **kwargs: Any) -> list[list[Axis]]:
+def ordered(solver: RuleContext, input: Operand, *args: Any, **kwargs: Any) -> list[list[Axis]]:
     """Sorting: ``topk``, ``sort`` and ``argsort`` tell where the elements were."""
     numbers = [argument for argument in args if type(argument) is int]
     dim = kwargs.get("dim", numbers[-1] if numbers else -1)
     return _sorted(solver, input, dim)
 
 
-def topk(solver: Solver, input: Operand, k: int, dim: int = -1, *_: Any, **__: Any) -> list[list[Axis]]:
+def topk(solver: RuleContext, input: Operand, k: int, dim: int = -1, *_: Any, **__: Any) -> list[list[Axis]]:
     """The largest elements, and where they were."""
     return _sorted(solver, input, dim)
 
 
-def _sorted(solver: Solver, input: Operand, dim: int) -> list[list[Axis]]:
+def _sorted(solver: RuleContext, input: Operand, dim: int) -> list[list[Axis]]:
     dim %= input.dim()
     solver.mix(input, [dim], "put in order")
     place = frozen(solver.outputs[0][dim], "put in order")
     return [[*input.axes[:dim], place, *input.axes[dim + 1 :]] for _ in solver.outputs]
 
 
-def one_hot(solver: Solver, input: Operand, *_: Any, **__: Any) -> list[Axis]:
+def one_hot(solver: RuleContext, input: Operand, *_: Any, **__: Any) -> list[Axis]:
     """A new axis of classes."""
     return [*input.axes, frozen(solver.outputs[0][-1], "classes")]
 

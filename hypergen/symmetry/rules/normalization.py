@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from hypergen.symmetry.axes import Axis, divide, freeze
+from hypergen.symmetry.rules.base import Operand, RuleContext, broadcast
 from hypergen.symmetry.rules.shapes import REARRANGED
-from hypergen.symmetry.solver import Operand, Solver, broadcast
 from hypergen.symmetry.unify import unify
 
 
 def batch_norm(
-    solver: Solver,
+    solver: RuleContext,
     input: Operand,
     running_mean: Operand | None = None,
     running_var: Operand | None = None,
@@ -29,7 +29,7 @@ def batch_norm(
 
 
 def layer_norm(
-    solver: Solver,
+    solver: RuleContext,
     input: Operand,
     normalized_shape: Any,
     weight: Operand | None = None,
@@ -48,14 +48,14 @@ def layer_norm(
 
 
 def rms_norm(
-    solver: Solver, input: Operand, normalized_shape: Any, weight: Operand | None = None, *_: Any, **__: Any
+    solver: RuleContext, input: Operand, normalized_shape: Any, weight: Operand | None = None, *_: Any, **__: Any
 ) -> list[Axis]:
     """Over the last axes, without a shift."""
     return layer_norm(solver, input, normalized_shape, weight)
 
 
 def group_norm(
-    solver: Solver,
+    solver: RuleContext,
     input: Operand,
     num_groups: int,
     weight: Operand | None = None,
@@ -76,13 +76,13 @@ def group_norm(
     return input.axes
 
 
-def local_response_norm(solver: Solver, input: Operand, *_: Any, **__: Any) -> list[Axis]:
+def local_response_norm(solver: RuleContext, input: Operand, *_: Any, **__: Any) -> list[Axis]:
     """Over neighbouring channels."""
     solver.mix(input, [1], "normalised over neighbouring channels")
     return input.axes
 
 
-def weight_norm(solver: Solver, v: Operand, g: Operand, dim: int = 0) -> list[Axis]:
+def weight_norm(solver: RuleContext, v: Operand, g: Operand, dim: int = 0) -> list[Axis]:
     """A length ``g`` per slice of ``v``."""
     axes = broadcast([v, g])
     if dim != -1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hypergen.symmetry.axes import Axis, frozen
-from hypergen.symmetry.solver import Operand, Solver, broadcast
+from hypergen.symmetry.rules.base import Operand, RuleContext, broadcast
 from hypergen.symmetry.unify import unify
 
 _POINTWISE = """abs absolute neg negative sign sgn exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square reciprocal sin
@@ -32,7 +32,7 @@ _UNIFORM = """zeros ones full empty zeros_like ones_like full_like empty_like ne
     new_empty""".split()
 
 
-def pointwise(solver: Solver, *args: Any, **kwargs: Any) -> list[Axis]:
+def pointwise(solver: RuleContext, *args: Any, **kwargs: Any) -> list[Axis]:
     """Element by element, with broadcasting."""
     if "out" in kwargs:
         raise ValueError
@@ -42,36 +42,36 @@ def pointwise(solver: Solver, *args: Any, **kwargs: Any) -> list[Axis]:
     return axes
 
 
-def in_place_first(solver: Solver, input: Operand, *args: Any, **kwargs: Any) -> list[Axis]:
+def in_place_first(solver: RuleContext, input: Operand, *args: Any, **kwargs: Any) -> list[Axis]:
     """Element by element into the first tensor."""
     pointwise(solver, input, *args, **kwargs)
     return input.axes
 
 
-def unchanged(solver: Solver, input: Operand, *_: Any, **__: Any) -> list[Axis]:
+def unchanged(solver: RuleContext, input: Operand, *_: Any, **__: Any) -> list[Axis]:
     """The first tensor as it is."""
     return input.axes
 
 
-def uniform(solver: Solver, *_: Any, **__: Any) -> list[Axis]:
+def uniform(solver: RuleContext, *_: Any, **__: Any) -> list[Axis]:
     """A tensor with one value."""
     return [Axis(size) for size in solver.outputs[0]]
 
 
-def constant(solver: Solver, *args: Any, **kwargs: Any) -> list[list[Axis]]:
+def constant(solver: RuleContext, *args: Any, **kwargs: Any) -> list[list[Axis]]:
     """A tensor made of nothing that the network computes."""
     if any(isinstance(argument, Operand) for argument in (*args, *kwargs.values())):
         raise ValueError
     return [[frozen(size, "a constant of the network") for size in shape] for shape in solver.outputs]
 
 
-def rand(solver: Solver, *args: Any, **kwargs: Any) -> Any:
+def rand(solver: RuleContext, *args: Any, **kwargs: Any) -> Any:
     """Random numbers, or ``number & tensor``."""
     operands = [argument for argument in args if isinstance(argument, Operand)]
     return pointwise(solver, *args, **kwargs) if operands else constant(solver, *args, **kwargs)
 
 
-def prelu(solver: Solver, input: Operand, weight: Operand) -> list[Axis]:
+def prelu(solver: RuleContext, input: Operand, weight: Operand) -> list[Axis]:
     """A slope per channel."""
     if weight.axes[0].size != 1:
         unify(input.axes[1 if input.dim() > 1 else 0], weight.axes[0])

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hypergen.symmetry.axes import Axis, choice, concatenation, cut, divide, freeze
+from hypergen.symmetry.rules.base import Operand, RuleContext
 from hypergen.symmetry.rules.shapes import REARRANGED
-from hypergen.symmetry.solver import Operand, Solver
 from hypergen.symmetry.unify import unify
 
 
@@ -22,7 +22,7 @@ def _gated(axis: Axis, gates: int) -> Axis:
 
 
 def _recurrent(gates: int) -> Any:
-    def rule(solver: Solver, input: Operand, *args: Any) -> list[list[Axis]]:
+    def rule(solver: RuleContext, input: Operand, *args: Any) -> list[list[Axis]]:
         if isinstance(args[0], Operand) and isinstance(args[2], tuple):  # a packed sequence: sizes of batches first
             hx, weights, has_biases, num_layers, _, _, bidirectional = args[1:8]
             solver.mix(input, [0], "time")
@@ -55,7 +55,7 @@ def _recurrent(gates: int) -> Any:
 
 
 def _cell(
-    solver: Solver, features: Axis, weights: Sequence[Operand], gates: int, has_biases: bool
+    solver: RuleContext, features: Axis, weights: Sequence[Operand], gates: int, has_biases: bool
 ) -> tuple[Axis, Axis]:
     """Ties the weights of one direction of one layer; the hidden units, and what the cell gives out."""
     from_input, from_hidden, *rest = weights
@@ -89,7 +89,7 @@ def _tie(state: Operand, own: list[Axis]) -> None:
 
 def _cell_rule(gates: int) -> Any:
     def rule(
-        solver: Solver,
+        solver: RuleContext,
         input: Operand,
         hx: Any,
         w_ih: Operand,

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from hypergen.symmetry.axes import Axis, frozen
+from hypergen.symmetry.rules.base import Operand, RuleContext, broadcast
 from hypergen.symmetry.rules.pointwise import pointwise
 from hypergen.symmetry.rules.shapes import pieces
-from hypergen.symmetry.solver import Operand, Solver, broadcast
 from hypergen.symmetry.unify import unify
 
 ORDERED = "computed in order along the axis"
 
 
-def reduced(solver: Solver, input: Operand, dims: Sequence[int]) -> list[Axis]:
+def reduced(solver: RuleContext, input: Operand, dims: Sequence[int]) -> list[Axis]:
     """The axes of a tensor that was reduced along some of them, kept or not as the output's shape tells."""
     places = {dim % input.dim() for dim in dims} if input.dim() else set()
     solver.mix(input, sorted(places))
@@ -24,7 +24,7 @@ def reduced(solver: Solver, input: Operand, dims: Sequence[int]) -> list[Axis]:
     return [axis for dim, axis in enumerate(input.axes) if dim not in places]
 
 
-def reduction(solver: Solver, input: Operand, dim: Any = None, *_: Any, **kwargs: Any) -> list[list[Axis]]:
+def reduction(solver: RuleContext, input: Operand, dim: Any = None, *_: Any, **kwargs: Any) -> list[list[Axis]]:
     """``sum(dim)`` and its like: the order of the elements does not matter."""
     dim = kwargs.get("axis", dim)
     if isinstance(dim, bool) or (dim is None and kwargs.get("dims")):
@@ -34,14 +34,14 @@ def reduction(solver: Solver, input: Operand, dim: Any = None, *_: Any, **kwargs
     return [list(axes) for _ in solver.outputs]
 
 
-def sum_(solver: Solver, input: Operand, *args: Any, **kwargs: Any) -> list[list[Axis]]:
+def sum_(solver: RuleContext, input: Operand, *args: Any, **kwargs: Any) -> list[list[Axis]]:
     """``sum`` takes its axes as several arguments, too."""
     if len(args) > 1 and all(type(argument) is int for argument in args):
         args = (args,)
     return reduction(solver, input, *args, **kwargs)
 
 
-def extremum(solver: Solver, input: Operand, *args: Any, **kwargs: Any) -> Any:
+def extremum(solver: RuleContext, input: Operand, *args: Any, **kwargs: Any) -> Any:
     """``max``: of all elements, along an axis with the place where it was, or of two tensors."""
     if any(isinstance(argument, Operand) for argument in (*args, *kwargs.values())):
         return pointwise(solver, input, *args, **kwargs)
@@ -50,19 +50,21 @@ def extremum(solver: Solver, input: Operand, *args: Any, **kwargs: Any) -> Any:
     return located(solver, input, *args, **kwargs)
 
 
-def located(solver: Solver, input: Operand, dim: int | None = None, *_: Any, **__: Any) -> list[list[Axis]]:
+def located(solver: RuleContext, input: Operand, dim: int | None = None, *_: Any, **__: Any) -> list[list[Axis]]:
     """A reduction that tells a place along the axis."""
     dims = range(input.dim()) if dim is None else (dim,)
     solver.mix(input, dims, "a place along the axis is told")
     return reduction(solver, input, dim)
 
 
-def norm(solver: Solver, input: Operand, p: Any = None, dim: Any = None, *_: Any, **kwargs: Any) -> list[list[Axis]]:
+def norm(
+    solver: RuleContext, input: Operand, p: Any = None, dim: Any = None, *_: Any, **kwargs: Any
+) -> list[list[Axis]]:
     """``norm(input, p, dim)``."""
     return reduction(solver, input, kwargs.get("axis", dim))
 
 
-def softmax(solver: Solver, input: Operand, dim: int | None = -1, *_: Any, **__: Any) -> list[Axis]:
+def softmax(solver: RuleContext, input: Operand, dim: int | None = -1, *_: Any, **__: Any) -> list[Axis]:
     """Normalised along an axis."""
     if dim is None:
         raise ValueError
@@ -70,24 +72,24 @@ def softmax(solver: Solver, input: Operand, dim: int | None = -1, *_: Any, **__:
     return input.axes
 
 
-def normalize(solver: Solver, input: Operand, p: float = 2.0, dim: int = 1, *_: Any, **__: Any) -> list[Axis]:
+def normalize(solver: RuleContext, input: Operand, p: float = 2.0, dim: int = 1, *_: Any, **__: Any) -> list[Axis]:
     """``normalize(input, p, dim)``."""
     return softmax(solver, input, dim)
 
 
-def running(solver: Solver, input: Operand, dim: int = -1, *_: Any, **__: Any) -> list[list[Axis]]:
+def running(solver: RuleContext, input: Operand, dim: int = -1, *_: Any, **__: Any) -> list[list[Axis]]:
     """``cumsum`` and its like."""
     solver.mix(input, [dim], ORDERED)
     return [list(input.axes) for _ in solver.outputs]
 
 
-def triangle(solver: Solver, input: Operand, *_: Any, **__: Any) -> list[Axis]:
+def triangle(solver: RuleContext, input: Operand, *_: Any, **__: Any) -> list[Axis]:
     """The part of matrices above or below a diagonal."""
     solver.mix(input, [-2, -1], "a triangle of a matrix is taken")
     return input.axes
 
 
-def glu(solver: Solver, input: Operand, dim: int = -1) -> list[Axis]:
+def glu(solver: RuleContext, input: Operand, dim: int = -1) -> list[Axis]:
     """One half of an axis gates the other."""
     half = input.axes[dim].size // 2
     first, second = pieces(solver, input, dim, [half, half])
@@ -96,14 +98,14 @@ def glu(solver: Solver, input: Operand, dim: int = -1) -> list[Axis]:
     return first
 
 
-def cosine_similarity(solver: Solver, x1: Operand, x2: Operand, dim: int = 1, *_: Any, **__: Any) -> list[Axis]:
+def cosine_similarity(solver: RuleContext, x1: Operand, x2: Operand, dim: int = 1, *_: Any, **__: Any) -> list[Axis]:
     """A product and a sum along an axis."""
     axes = Operand(broadcast([x1, x2]))
     solver.carriers.append(axes.axes)
     return reduced(solver, axes, [dim])
 
 
-def fourier(solver: Solver, input: Operand, *args: Any, **kwargs: Any) -> list[Axis]:
+def fourier(solver: RuleContext, input: Operand, *args: Any, **kwargs: Any) -> list[Axis]:
     """Fourier transforms: every axis whose size they may change is frozen with the last ones."""
     dims = kwargs.get("dim", args[1] if len(args) > 1 else (-2, -1))
     places = [dim % input.dim() for dim in (dims if isinstance(dims, tuple) else (dims,))]
@@ -111,17 +113,17 @@ def fourier(solver: Solver, input: Operand, *args: Any, **kwargs: Any) -> list[A
     return [frozen(solver.outputs[0][dim], ORDERED) if dim in places else axis for dim, axis in enumerate(input.axes)]
 
 
-def fourier_all(solver: Solver, input: Operand, s: Any = None, dim: Any = None, *_: Any, **__: Any) -> list[Axis]:
+def fourier_all(solver: RuleContext, input: Operand, s: Any = None, dim: Any = None, *_: Any, **__: Any) -> list[Axis]:
     """Fourier transforms along all axes, if none are told."""
     return fourier(solver, input, dim=tuple(range(input.dim())) if dim is None else dim)
 
 
-def fourier_1d(solver: Solver, input: Operand, n: Any = None, dim: int = -1, *_: Any, **__: Any) -> list[Axis]:
+def fourier_1d(solver: RuleContext, input: Operand, n: Any = None, dim: int = -1, *_: Any, **__: Any) -> list[Axis]:
     """Fourier transforms along one axis."""
     return fourier(solver, input, dim=dim)
 
 
-def meshgrid(solver: Solver, *tensors: Any, indexing: str = "ij") -> list[list[Axis]]:
+def meshgrid(solver: RuleContext, *tensors: Any, indexing: str = "ij") -> list[list[Axis]]:
     """Coordinates of a grid."""
     tensors = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], tuple) else tensors
     for tensor in tensors:
@@ -129,12 +131,12 @@ def meshgrid(solver: Solver, *tensors: Any, indexing: str = "ij") -> list[list[A
     return [[frozen(size, "coordinates of a grid") for size in shape] for shape in solver.outputs]
 
 
-def as_real(solver: Solver, input: Operand) -> list[Axis]:
+def as_real(solver: RuleContext, input: Operand) -> list[Axis]:
     """A new axis of the real and the imaginary part."""
     return [*input.axes, frozen(2, "real and imaginary part")]
 
 
-def as_complex(solver: Solver, input: Operand) -> list[Axis]:
+def as_complex(solver: RuleContext, input: Operand) -> list[Axis]:
     """The last axis is the real and the imaginary part."""
     solver.mix(input, [-1], "real and imaginary part")
     return input.axes[:-1]

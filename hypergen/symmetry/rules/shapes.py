@@ -17,19 +17,19 @@ from hypergen.symmetry.axes import (
     product,
     restrict,
 )
-from hypergen.symmetry.solver import Operand, Solver
+from hypergen.symmetry.rules.base import Operand, RuleContext
 from hypergen.symmetry.unify import unify
 
 _FEW = 8
 REARRANGED = "rearranged in a way that does not follow its structure"
 
 
-def reshape(solver: Solver, input: Operand, *_: Any, **__: Any) -> list[Axis]:
+def reshape(solver: RuleContext, input: Operand, *_: Any, **__: Any) -> list[Axis]:
     """Any change of the shape that keeps the order of the elements."""
     return reshaped(solver, input, solver.outputs[0])
 
 
-def reshaped(solver: Solver, input: Operand, shape: Sequence[int]) -> list[Axis]:
+def reshaped(solver: RuleContext, input: Operand, shape: Sequence[int]) -> list[Axis]:
     """The axes of a tensor in another shape."""
     if 0 in shape:  # no elements
         return [Axis(size) for size in shape]
@@ -52,7 +52,7 @@ def reshaped(solver: Solver, input: Operand, shape: Sequence[int]) -> list[Axis]
     return [next(queue) if size != 1 else Axis(1) for size in shape]
 
 
-def _regrouped(solver: Solver, input: Operand, before: list[Axis], after: list[int]) -> list[Axis]:
+def _regrouped(solver: RuleContext, input: Operand, before: list[Axis], after: list[int]) -> list[Axis]:
     merged = product(before)
     # In one product the same axis may lie twice: then nothing can tell with which of the two a third one varies.
     solver.carriers.append([*(axis for axis in input.axes if axis not in before), merged])
@@ -63,34 +63,34 @@ def _regrouped(solver: Solver, input: Operand, before: list[Axis], after: list[i
     return pieces
 
 
-def permute(solver: Solver, input: Operand, *dims: Any, **options: Any) -> list[Axis]:
+def permute(solver: RuleContext, input: Operand, *dims: Any, **options: Any) -> list[Axis]:
     """Axes in another order."""
     order = options.get("dims", dims[0] if len(dims) == 1 and isinstance(dims[0], tuple) else dims)
     return [input.axes[dim] for dim in order]
 
 
-def transpose(solver: Solver, input: Operand, dim0: int, dim1: int) -> list[Axis]:
+def transpose(solver: RuleContext, input: Operand, dim0: int, dim1: int) -> list[Axis]:
     """Two axes swapped."""
     axes = list(input.axes)
     axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
     return axes
 
 
-def _swapaxes(solver: Solver, input: Operand, axis0: int, axis1: int) -> list[Axis]:
+def _swapaxes(solver: RuleContext, input: Operand, axis0: int, axis1: int) -> list[Axis]:
     return transpose(solver, input, axis0, axis1)
 
 
-def reverse(solver: Solver, input: Operand) -> list[Axis]:
+def reverse(solver: RuleContext, input: Operand) -> list[Axis]:
     """All axes in the opposite order."""
     return input.axes[::-1]
 
 
-def transpose_last(solver: Solver, input: Operand, *_: Any) -> list[Axis]:
+def transpose_last(solver: RuleContext, input: Operand, *_: Any) -> list[Axis]:
     """The last two axes swapped."""
     return transpose(solver, input, -2, -1)
 
 
-def movedim(solver: Solver, input: Operand, source: Any, destination: Any) -> list[Axis]:
+def movedim(solver: RuleContext, input: Operand, source: Any, destination: Any) -> list[Axis]:
     """Axes moved to other places."""
     count = input.dim()
     sources = [dim % count for dim in (source if isinstance(source, tuple) else (source,))]
@@ -99,14 +99,14 @@ def movedim(solver: Solver, input: Operand, source: Any, destination: Any) -> li
     return [input.axes[sources[targets.index(dim)]] if dim in targets else next(rest) for dim in range(count)]
 
 
-def expand(solver: Solver, input: Operand, *_: Any, **__: Any) -> list[Axis]:
+def expand(solver: RuleContext, input: Operand, *_: Any, **__: Any) -> list[Axis]:
     """Repeated without a copy: the values do not depend on the place along the new axes."""
     shape = solver.outputs[0]
     aligned = [Axis(1)] * (len(shape) - input.dim()) + input.axes
     return [axis if axis.size == size else Axis(size) for axis, size in zip(aligned, shape, strict=True)]
 
 
-def repeat(solver: Solver, input: Operand, *_: Any, **__: Any) -> list[Axis]:
+def repeat(solver: RuleContext, input: Operand, *_: Any, **__: Any) -> list[Axis]:
     """Tiled along axes."""
     shape = solver.outputs[0]
     aligned = [Axis(1)] * (len(shape) - input.dim()) + input.axes
@@ -114,14 +114,14 @@ def repeat(solver: Solver, input: Operand, *_: Any, **__: Any) -> list[Axis]:
     return [axis if axis.size == size else product([Axis(size // axis.size), axis]) for axis, size in pairs]
 
 
-def repeat_interleave(solver: Solver, input: Operand, repeats: int, dim: int, **_: Any) -> list[Axis]:
+def repeat_interleave(solver: RuleContext, input: Operand, repeats: int, dim: int, **_: Any) -> list[Axis]:
     """Each element several times in a row."""
     axes = list(input.axes)
     axes[dim] = product([axes[dim], Axis(repeats)])
     return axes
 
 
-def displaced(solver: Solver, input: Operand, *args: Any, **kwargs: Any) -> list[Axis]:
+def displaced(solver: RuleContext, input: Operand, *args: Any, **kwargs: Any) -> list[Axis]:
     """Elements moved along some axes, ``roll`` and ``flip``: the last argument names them."""
     dims = kwargs.get("dims", kwargs.get("dim", args[-1] if args else None))
     dims = range(input.dim()) if dims is None else dims if isinstance(dims, tuple) else args
@@ -129,14 +129,16 @@ def displaced(solver: Solver, input: Operand, *args: Any, **kwargs: Any) -> list
     return input.axes
 
 
-def roll(solver: Solver, input: Operand, shifts: Any, dims: Any = None) -> list[Axis]:
+def roll(solver: RuleContext, input: Operand, shifts: Any, dims: Any = None) -> list[Axis]:
     """Elements moved along some axes."""
     dims = range(input.dim()) if dims is None else dims if isinstance(dims, tuple) else (dims,)
     solver.mix(input, list(dims), "moved along the axis")
     return input.axes
 
 
-def pad(solver: Solver, input: Operand, pad: Sequence[int], mode: str = "constant", *_: Any, **__: Any) -> list[Axis]:
+def pad(
+    solver: RuleContext, input: Operand, pad: Sequence[int], mode: str = "constant", *_: Any, **__: Any
+) -> list[Axis]:
     """Elements added at the ends."""
     axes = list(input.axes)
     for number in range(len(pad) // 2):
@@ -152,7 +154,7 @@ def pad(solver: Solver, input: Operand, pad: Sequence[int], mode: str = "constan
     return axes
 
 
-def cat(solver: Solver, tensors: Sequence[Operand], dim: int = 0, axis: int | None = None) -> list[Axis]:
+def cat(solver: RuleContext, tensors: Sequence[Operand], dim: int = 0, axis: int | None = None) -> list[Axis]:
     """Concatenation."""
     full = [tensor for tensor in tensors if 0 not in tensor.shape]
     if not full:
@@ -170,7 +172,7 @@ def cat(solver: Solver, tensors: Sequence[Operand], dim: int = 0, axis: int | No
     return result
 
 
-def stack(solver: Solver, tensors: Sequence[Operand], dim: int = 0) -> list[Axis]:
+def stack(solver: RuleContext, tensors: Sequence[Operand], dim: int = 0) -> list[Axis]:
     """Concatenation along a new axis."""
     for tensor in tensors[1:]:
         for one, other in zip(tensors[0].axes, tensor.axes, strict=True):
@@ -180,7 +182,7 @@ def stack(solver: Solver, tensors: Sequence[Operand], dim: int = 0) -> list[Axis
     return axes
 
 
-def pieces(solver: Solver, input: Operand, dim: int, sizes: Sequence[int]) -> list[list[Axis]]:
+def pieces(solver: RuleContext, input: Operand, dim: int, sizes: Sequence[int]) -> list[list[Axis]]:
     """The axes of a tensor's pieces along one of its axes."""
     dim %= input.dim()
     whole = find(input.axes[dim])
@@ -202,20 +204,20 @@ def pieces(solver: Solver, input: Operand, dim: int, sizes: Sequence[int]) -> li
     return result
 
 
-def split(solver: Solver, input: Operand, *args: Any, **kwargs: Any) -> list[list[Axis]]:
+def split(solver: RuleContext, input: Operand, *args: Any, **kwargs: Any) -> list[list[Axis]]:
     """Cut along an axis, however the pieces are told."""
     dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
     return pieces(solver, input, dim, [shape[dim] for shape in solver.outputs])
 
 
-def unbind(solver: Solver, input: Operand, dim: int = 0) -> list[list[Axis]]:
+def unbind(solver: RuleContext, input: Operand, dim: int = 0) -> list[list[Axis]]:
     """A tensor per index of an axis."""
     dim %= input.dim()
     parts = pieces(solver, input, dim, [1] * input.axes[dim].size)
     return [[*axes[:dim], *axes[dim + 1 :]] for axes in parts]
 
 
-def narrow(solver: Solver, input: Operand, dim: int, start: int, length: int) -> list[Axis]:
+def narrow(solver: RuleContext, input: Operand, dim: int, start: int, length: int) -> list[Axis]:
     """A range of indices of an axis."""
     size = input.axes[dim].size
     start %= size
@@ -226,20 +228,20 @@ def narrow(solver: Solver, input: Operand, dim: int, start: int, length: int) ->
     return pieces(solver, input, dim, [*before, length, *after])[len(before)]
 
 
-def select(solver: Solver, input: Operand, dim: int, index: int) -> list[Axis]:
+def select(solver: RuleContext, input: Operand, dim: int, index: int) -> list[Axis]:
     """One index of an axis."""
     dim %= input.dim()
     axes = narrow(solver, input, dim, index, 1)
     return [*axes[:dim], *axes[dim + 1 :]]
 
 
-def channel_shuffle(solver: Solver, input: Operand, groups: int) -> list[Axis]:
+def channel_shuffle(solver: RuleContext, input: Operand, groups: int) -> list[Axis]:
     """Channels (groups, n) in the order (n, groups)."""
     outer, inner = _regrouped(solver, input, [input.axes[1]], [groups, input.axes[1].size // groups])
     return [input.axes[0], product([inner, outer]), *input.axes[2:]]
 
 
-def pixel_shuffle(solver: Solver, input: Operand, upscale_factor: int) -> list[Axis]:
+def pixel_shuffle(solver: RuleContext, input: Operand, upscale_factor: int) -> list[Axis]:
     """Channels (n, r, r) moved into space."""
     channels = input.axes[-3]
     count = channels.size // upscale_factor**2
@@ -250,7 +252,7 @@ def pixel_shuffle(solver: Solver, input: Operand, upscale_factor: int) -> list[A
     return [*input.axes[:-3], kept, *(frozen(size, "space") for size in solver.outputs[0][-2:])]
 
 
-def pixel_unshuffle(solver: Solver, input: Operand, downscale_factor: int) -> list[Axis]:
+def pixel_unshuffle(solver: RuleContext, input: Operand, downscale_factor: int) -> list[Axis]:
     """Squares of pixels moved into channels (n, r, r)."""
     solver.mix(input, [-2, -1], "space")
     channels = product([input.axes[-3], frozen(downscale_factor**2, "moved out of space")])
