@@ -207,7 +207,9 @@ class _Target:
         names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
         self.tied = len(names) != len(list(network.parameters()))
         self.buffers = {name: buffer.to(device) for name, buffer in network.named_buffers()}
-        self.module = network  # not on the meta device: moving it there would untie tied parameters
+        for parameter in network.parameters():  # not moved to the meta device, which would untie tied ones
+            parameter.data = parameter.data.new_empty(0)
+        self.module = network
 
     def logits(self, flat: Tensor, inputs: Tensor) -> Tensor:
         parameters = self.features.layout.unflatten(flat)
