@@ -17,6 +17,7 @@ from hypergen.architectures.cost import without_initialisation
 from hypergen.data import ImageDataModule, TextDataModule
 from hypergen.functional.processes import outlive_signals
 from hypergen.generators.ghn.features import GraphFeatures, graph_features
+from hypergen.generators.ghn.training_graphs import GraphDescription, describe_graph
 from hypergen.graph import trace
 
 
@@ -26,10 +27,11 @@ class TracedArchitecture:
 
     architecture: Architecture
     features: GraphFeatures
+    description: GraphDescription
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel from a loader worker as bytes: a shared-memory handle per tensor would exhaust the file handles."""
-        return _unpack, (pickle.dumps((self.architecture, self.features)),)
+        return _unpack, (pickle.dumps((self.architecture, self.features, self.description)),)
 
 
 def _unpack(packed: bytes) -> TracedArchitecture:
@@ -63,7 +65,7 @@ def trace_architecture(
     with without_initialisation(), torch.device("meta"):
         network = architecture.build()
     graph = trace(network, architecture.example_inputs(), both_modes=False)
-    return TracedArchitecture(architecture, graph_features(graph, graphs, channel_identity))
+    return TracedArchitecture(architecture, graph_features(graph, graphs, channel_identity), describe_graph(graph))
 
 
 class MetaBatches(IterableDataset):

@@ -20,6 +20,7 @@ from hypergen.generators.ghn.node_features import NodeFeatures
 from hypergen.generators.ghn.parametrization import Parametrization
 from hypergen.generators.ghn.pyg_encoder import PyGEncoder
 from hypergen.generators.ghn.slots import SITES
+from hypergen.generators.ghn.training_graphs import TrainingGraphs
 from hypergen.generators.registry import register_generator
 from hypergen.graph import ComputationalGraph, trace
 from hypergen.graph.vocabulary import FIRST_VOCABULARY, OPERATIONS
@@ -56,6 +57,8 @@ class GraphHypernetwork(Generator):
         graphs: ``"canonical"``: spellings of one function read alike; or ``"as_traced"``.
         channel_identity: Whether the rows and columns of a weight are addressed by the channel that they stand for,
             through concatenations, splits and flattening, or by their number along the axis. Only of canonical graphs.
+        training_graphs: How many graphs of its training a generator keeps, to tell networks that are unlike them; 0 for
+            none.
 
     Raises:
         ValueError: An unknown part; the message names the known ones. Or heads that don't divide the width.
@@ -63,7 +66,12 @@ class GraphHypernetwork(Generator):
 
     takes_condition = False
     reads_graphs = True
-    earlier_arguments = {"vocabulary": FIRST_VOCABULARY, "graphs": "as_traced", "channel_identity": False}
+    earlier_arguments = {
+        "vocabulary": FIRST_VOCABULARY,
+        "graphs": "as_traced",
+        "channel_identity": False,
+        "training_graphs": 0,
+    }
 
     example_arguments = {"hidden": 16, "heads": 2, "rank": 8, "steered_rank": 2, "width": 16}
 
@@ -85,6 +93,7 @@ class GraphHypernetwork(Generator):
         vocabulary: int = len(OPERATIONS),
         graphs: str = "as_traced",
         channel_identity: bool = False,
+        training_graphs: int = 0,
     ) -> None:
         super().__init__()
         _known("graphs", graphs, tuple(GRAPHS))
@@ -109,6 +118,11 @@ class GraphHypernetwork(Generator):
             )
         else:
             self.decoder = ConvDecoder(states, max_shape)
+        self.training_graphs = TrainingGraphs(training_graphs) if training_graphs else None
+
+    def out_of_distribution(self, graph: ComputationalGraph) -> tuple[str, ...]:
+        """In which respects a graph is unlike those of training, in words; none where they were not kept."""
+        return () if self.training_graphs is None else self.training_graphs.differences(graph)
 
     def forward(self, batch: GraphBatch) -> tuple[Tensor, ...]:
         """Predict the parameters of a batch of graphs.

@@ -21,6 +21,7 @@ from hypergen.functional.precision import can_fuse
 from hypergen.generators.ghn.features import GraphFeatures, batch_graphs
 from hypergen.generators.ghn.meta_batches import MetaBatch, MetaBatchDataModule, TracedArchitecture
 from hypergen.generators.ghn.model import GraphHypernetwork
+from hypergen.generators.ghn.training_graphs import GraphDescription
 
 _PADDING, _FEW_NODES = 1.3, 16  # Graphs are padded to less than this many times their nodes, and these besides.
 
@@ -74,6 +75,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
         self.average_decay = average_decay
         self.skipped = self.counted = 0
         self._targets: dict[int, _Target] = {}
+        self._descriptions: dict[int, GraphDescription] = {}
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """The moving average, if there is to be one."""
@@ -93,6 +95,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
         """One meta-batch; returns the mean loss of its networks."""
         for number, traced in batch.traced.items():
             self._targets[number] = _Target(traced.architecture, traced.features, self.device)
+            self._descriptions[number] = traced.description
         targets = [self._targets[number] for number in batch.numbers]
         predicted = self._predict([target.features for target in targets])
         losses, metrics, gradients = [], [], []
@@ -119,7 +122,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
         return _WithGradients.apply(torch.tensor(loss, device=self.device), weighted, *predicted)
 
     def on_train_end(self) -> None:
-        """Complain where no network had a finite loss, before a generator is saved that has learnt nothing.
+        """Keep which graphs training showed; complain where no network had a finite loss, so that nothing was learnt.
 
         Raises:
             GeneratorError: There was none in any process.
@@ -130,6 +133,8 @@ class GraphHypernetworkTraining(pl.LightningModule):
                 f"None of the {self.skipped:,} networks that were trained on had a finite loss or gradient, so nothing "
                 "was learnt. Check the data for NaN and infinite values, or lower training.learning_rate."
             )
+        if self.generator.training_graphs is not None and self._descriptions:
+            self.generator.training_graphs.cover(list(self._descriptions.values()))
 
     def _predict(self, graphs: Sequence[GraphFeatures]) -> list[Tensor]:
         """The flat parameters of each graph, predicted together with those of about its size: all are padded alike."""

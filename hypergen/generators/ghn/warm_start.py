@@ -17,7 +17,8 @@ def warm_started(source: str, **changes: Any) -> GraphHypernetwork:
         source: What :func:`hypergen.load_generator` takes.
         changes: Arguments that differ from the source's. A larger ``vocabulary`` keeps the embeddings that there are;
             those of further operations start from that of unknown ones. ``graphs="canonical"`` and
-            ``channel_identity`` change how graphs are read, at the same weights.
+            ``channel_identity`` change how graphs are read, at the same weights. Which graphs the source was trained
+            on is forgotten.
 
     Raises:
         GeneratorError: The source is no graph hypernetwork, or a weight of the new one has another shape.
@@ -28,8 +29,10 @@ def warm_started(source: str, **changes: Any) -> GraphHypernetwork:
     if not isinstance(earlier, GraphHypernetwork):
         raise GeneratorError(f"{source!r} is a {type(earlier).__name__}; expected a GraphHypernetwork to start from")
     generator = GraphHypernetwork(**{**earlier.config, **changes})
-    weights = earlier.state_dict()
-    own = generator.state_dict()
+    weights, own = (
+        {name: value for name, value in each.state_dict().items() if not name.startswith("training_graphs.")}
+        for each in (earlier, generator)
+    )
     embedding = "node_features.operation.weight"
     missing = len(own[embedding]) - len(weights[embedding])
     if missing > 0:
@@ -45,5 +48,5 @@ def warm_started(source: str, **changes: Any) -> GraphHypernetwork:
             f"{source!r} can't be continued with {changes}: {wrong[0]!r} needs the shape {tuple(own[wrong[0]].shape)}; "
             "leave out the arguments that change shapes"
         )
-    generator.load_state_dict(weights)
+    generator.load_state_dict(weights, strict=False)  # all but the training graphs
     return generator
