@@ -132,8 +132,9 @@ def initialize(
             raises.
         scale: What is done about the size of activations, where parameters are predicted from the graph: ``"bounded"``
             scales what was predicted until every activation on example inputs is within a factor of 4 of the network's
-            own start; ``"predicted"`` leaves it; ``"auto"`` bounds it where the prediction is worse without: by its
-            loss, or, without labels, by activations a thousand times as large.
+            own start; ``"predicted"`` leaves it; ``"auto"`` bounds it where the prediction is worse without, by its
+            loss, or, without labels, by activations a thousand times as large; and, without labels, where the network
+            is unlike those that the generator was trained on.
         **donor_options: How a donor is mapped: ``donor_model``, ``width``, ``depth``, ``donor_inputs``, ``verify``; see
             :func:`hypergen.api.donor.initialize_from_donor`.
 
@@ -195,6 +196,7 @@ def initialize(
     check_predictable(model)
     graph = trace(model, example_inputs) if generator.reads_graphs or diversify is not None else None
     source = graph if graph is not None and generator.reads_graphs else model
+    unlike = () if graph is None else generator.out_of_distribution(graph)
     with torch.no_grad():
         parameters = _predicted(model, source, generator, condition, example_inputs)
     parameters = {key: value for key, value in parameters.items() if key not in frozen}
@@ -223,7 +225,8 @@ def initialize(
         saved = {key: own[key].detach().clone() for key in parameters} if may_scale else {}
         apply_parameters(model, parameters, partial=True)
         rescaled: tuple[str, ...] = ()
-        if may_scale and arguments is not None and scale == "bounded":
+        # Labels tell better than distance; without them nothing else speaks for the size of what is predicted far away.
+        if may_scale and arguments is not None and (scale == "bounded" or unlike and default.loss is None):
             rescaled = bound_activations(model, saved, parameters, arguments)
         predicted, failure = preparation.attempt(arguments)
         if may_scale and arguments is not None and not rescaled and is_worse(predicted, default):
@@ -266,7 +269,7 @@ def initialize(
         comparison=comparison,
         fell_back=fell_back,
         rescaled=() if fell_back else rescaled,
-        out_of_distribution=() if graph is None else generator.out_of_distribution(graph),
+        out_of_distribution=unlike,
     )
 
 

@@ -83,3 +83,30 @@ def test_what_was_kept_is_saved_and_reported(trained, tmp_path):
     report = hypergen.initialize(network, str(tmp_path), example_inputs=torch.zeros(1, 3, 8, 8))
     assert any("input [3, 8, 8]" in text for text in report.out_of_distribution)
     assert "unlike training" in str(report)
+
+
+def test_without_labels_what_is_unlike_training_keeps_its_own_size_of_activations(trained):
+    space, _ = trained
+    torch.manual_seed(0)
+    generator = GraphHypernetwork(**GraphHypernetwork.example_arguments, training_graphs=8)
+    generator.training_graphs.cover([trace_architecture(space.sample(seed)).description for seed in range(20)])
+    with torch.no_grad():
+        for table in generator.tables():
+            table.mul_(4)
+    images = torch.zeros(1, 3, 8, 8)
+
+    def network():
+        torch.manual_seed(1)
+        return nn.Sequential(
+            nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5)
+        )
+
+    def spread(model):
+        torch.manual_seed(2)
+        return float(model(torch.randn(8, 3, 8, 8)).square().mean().sqrt())
+
+    own, left, bounded = network(), network(), network()
+    hypergen.initialize(left, generator, example_inputs=images, scale="predicted", fallback="never")
+    report = hypergen.initialize(bounded, generator, example_inputs=images, fallback="never")
+    assert spread(left) > 4 * spread(own)
+    assert report.rescaled and spread(bounded) < 4 * spread(own)
