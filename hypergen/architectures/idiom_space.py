@@ -94,7 +94,10 @@ class IdiomSpace:
         draw = Draw(rng, config["image_size"], self._enabled[family], tuple(config["widths"]), tuple(config["depths"]))
         for _ in range(_ATTEMPTS):
             architecture = Architecture(family, {**shape, **DRAWS[family](draw)})
-            cost = network_cost(architecture)
+            try:
+                cost = network_cost(architecture)
+            except ValueError:  # a norm is left with one value, which it can't normalise
+                continue
             within = config["min_parameters"] <= cost.parameters <= config["max_parameters"]
             if within and cost.multiply_adds <= config["max_multiply_adds"]:
                 return architecture

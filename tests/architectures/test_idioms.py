@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from hypergen.architectures import Architecture, IdiomSpace, ImageClassifierSpace, MixedSpace
-from hypergen.architectures.cost import network_cost
+from hypergen.architectures import Architecture, IdiomSpace, ImageClassifierSpace, MixedSpace, idiom_space
+from hypergen.architectures.cost import Cost, network_cost
 from hypergen.architectures.idioms.draws import AXES, IDIOMS
 from hypergen.errors import UnknownNameError
 from hypergen.graph import trace
@@ -111,3 +111,16 @@ def test_wrong_arguments_are_named():
         MixedSpace({"a": ImageClassifierSpace()}, {"b": 1.0})
     with pytest.raises(ValueError, match="need its shape"):
         MixedSpace({"a": ImageClassifierSpace(), "b": IdiomSpace(16)}, {"a": 1, "b": 1})
+
+
+def test_a_network_that_cannot_run_is_drawn_again(monkeypatch: pytest.MonkeyPatch):
+    space, tries = IdiomSpace(idioms=["tutorial_cnn"]), []
+
+    def cost(architecture: Architecture) -> Cost:
+        tries.append(architecture)
+        if len(tries) == 1:
+            raise ValueError("Expected more than 1 value per channel when training")
+        return network_cost(architecture)
+
+    monkeypatch.setattr(idiom_space, "network_cost", cost)
+    assert space.sample(0) == tries[1] != tries[0]
