@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from hypergen.cli.adapters import adapters
 from hypergen.cli.align import align
 from hypergen.cli.boundary import error_boundary
 from hypergen.cli.evaluate import evaluate
@@ -56,6 +57,7 @@ def main(
 for command in (predict, initialize, graph, align, prune, evaluate, generators):
     app.command()(command)
 app.add_typer(zoo, name="zoo")
+app.add_typer(adapters, name="adapters")
 
 
 @app.command(
