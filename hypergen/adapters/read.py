@@ -171,7 +171,7 @@ def _read_image_model(file: Path) -> Adapter:
     modules, extras, alphas = gather(state, repr(str(file)))
     kohya = any(KOHYA.fullmatch(name) for name in modules)
     config = {} if kohya else _diffusers_config(file)
-    if "peft_type" in config or "r" in config:  # of one component alone, without its name before the modules'
+    if "peft_type" in config or "r" in config:  # of one component alone, without its name before the modules
         scaled = {name: replace(own, scale=scale_of(config, name, own.rank)) for name, own in modules.items()}
         return Adapter(scaled, extras, config, _name_of(file), "peft")
     components = sorted({name.partition(".")[0] for name in modules})
