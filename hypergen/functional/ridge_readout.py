@@ -4,14 +4,15 @@ With features ``X`` (what the layer reads) and one-hot targets ``Y``, both centr
 
     W = Yᵀ X (Xᵀ X + λ s I)⁻¹,   b = mean(Y) − W mean(X),
 
-where ``s`` is the mean eigenvalue of ``Xᵀ X``, so that ``λ`` means the same for features of any scale.
+where ``s`` is the mean eigenvalue of ``Xᵀ X``, so that ``λ`` means the same for features of any scale. Where the
+network averages what the layer gives at each position, as all-convolutional networks do, so are the features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from torch.nn import functional as F
 from hypergen.errors import ParameterError, UnknownNameError
 from hypergen.functional.batches import evaluation_mode, labels_of, run_on_batch
 from hypergen.functional.check import expected_shapes
+
+Head = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class RidgeHead(NamedTuple):
@@ -83,6 +86,9 @@ def fit_ridge_head(
 ) -> RidgeHead:
     """Replace the last linear layer of ``model`` by the ridge-regression solution on labelled data.
 
+    A convolution of a single pixel is a linear layer, too, where the logits are the mean of what it gives at each
+    position (of its positive part, as in SqueezeNet, which the solution leaves out of account).
+
     The model runs in evaluation mode, so calibrate batch norms first. Everything is summed and solved in float64, in
     one pass over the data.
 
@@ -91,7 +97,7 @@ def fit_ridge_head(
         batches: Batches of (inputs, labels), or dictionaries with ``labels`` or ``label`` beside the keyword
             arguments of the model. Labels are class indices.
         regularization: Ridge strength as a multiple of the mean eigenvalue of the features' covariance.
-        head: The name of the linear layer; by default the last ``nn.Linear`` that the forward pass calls.
+        head: The name of the linear layer; by default the last one that the forward pass calls.
         num_classes: How many classes there are; by default one more than the largest label.
         max_batches: Read at most this many batches.
 
@@ -100,24 +106,26 @@ def fit_ridge_head(
 
     Raises:
         ParameterError: No linear layer is called, the last one does not have an output per class or reads more than
-            one feature vector per sample, labels are missing, features are not finite, or the system is singular.
+            one feature vector per sample without averaging what it makes of them, labels are missing, features are not finite, or the system is singular.
             The model is unchanged.
         UnknownNameError: The model has no linear layer named ``head``.
     """
     if regularization < 0:
         raise ParameterError(f"regularization must not be negative, got {regularization}.")
     expected_shapes(model)  # Refuses lazy modules.
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linears: dict[str, Head] = {name: module for name, module in model.named_modules() if _is_linear(module)}
     if head is not None and head not in linears:
         raise UnknownNameError("linear layer", head, linears)
     watched = linears if head is None else {head: linears[head]}
-    last_call: list[tuple[str, Tensor]] = []
+    last_call: list[tuple[str, Tensor, Tensor]] = []
+    logits: list[Any] = []
     hooks = [
-        module.register_forward_pre_hook(
-            lambda _, arguments, name=name: last_call.__setitem__(slice(None), [(name, arguments[0])])
+        module.register_forward_hook(
+            lambda _, arguments, output, name=name: last_call.__setitem__(slice(None), [(name, arguments[0], output)])
         )
         for name, module in watched.items()
     ]
+    hooks.append(model.register_forward_hook(lambda _, arguments, output: logits.__setitem__(slice(None), [output])))
     moments: _Moments | None = None
     largest_label = -1
     fitted = head
@@ -133,10 +141,11 @@ def fit_ridge_head(
                         + (
                             f"the linear layer '{head}'."
                             if head
-                            else "any nn.Linear. Name the layer to fit by `head=`."
+                            else "any nn.Linear or convolution of a single pixel that could be solved."
                         )
                     )
-                name, features = last_call.pop()
+                name, features, output = last_call.pop()
+                features = _averaged(linears[name], features, output, logits.pop())
                 if fitted not in (None, name):
                     raise ParameterError(
                         f"The last linear layer changes from batch to batch: '{fitted}', then '{name}'. "
@@ -145,8 +154,8 @@ def fit_ridge_head(
                 fitted = name
                 largest_label = max(largest_label, _check_batch(name, linears[name], features, labels, samples))
                 features = features.to(device=_device_with_float64(features), dtype=torch.float64)
-                targets = F.one_hot(labels.to(features.device), linears[name].out_features).to(features)
-                moments = moments or _Moments(features, linears[name].out_features)
+                targets = F.one_hot(labels.to(features.device), _outputs(linears[name])).to(features)
+                moments = moments or _Moments(features, _outputs(linears[name]))
                 moments.add(features, targets)
     finally:
         for hook in hooks:
@@ -155,22 +164,47 @@ def fit_ridge_head(
         raise ParameterError("There are no batches to fit the head on. Pass at least one.")
     layer = linears[fitted]
     classes = num_classes if num_classes is not None else largest_label + 1
-    if layer.out_features != classes:
+    if _outputs(layer) != classes:
         raise ParameterError(
-            f"The linear layer '{fitted}' has {layer.out_features} outputs, but there are {classes} classes. Name the "
+            f"The linear layer '{fitted}' has {_outputs(layer)} outputs, but there are {classes} classes. Name the "
             "layer with an output per class by `head=`, or give `num_classes=` if the data lacks some."
         )
     if "weight" not in layer._parameters or (layer.bias is not None and "bias" not in layer._parameters):
         raise ParameterError(f"The linear layer '{fitted}' is reparametrised. Remove its parametrisation first.")
     weight, bias = _solve(moments, regularization, with_intercept=layer.bias is not None)
     with torch.no_grad():
-        layer.weight.copy_(weight)
+        layer.weight.copy_(weight.view_as(layer.weight))
         if layer.bias is not None:
             layer.bias.copy_(bias)
     return RidgeHead(fitted, moments.samples)
 
 
-def _check_batch(name: str, layer: nn.Linear, features: Tensor, labels: Tensor, samples: int) -> int:
+def _is_linear(module: nn.Module) -> TypeGuard[Head]:
+    if isinstance(module, nn.Linear):
+        return True
+    if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return False
+    padded = not isinstance(module.padding, str) and any(module.padding)
+    return set(module.kernel_size) == set(module.stride) == {1} and module.groups == 1 and not padded
+
+
+def _outputs(layer: Head) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+
+def _averaged(layer: Head, features: Tensor, output: Tensor, logits: Any) -> Tensor:
+    """The features ``[samples, features]`` that logits are a linear map of; as they are where there are none such."""
+    logits = getattr(logits, "logits", logits[0] if isinstance(logits, (tuple, list)) and logits else logits)
+    positions = tuple(range(1, output.dim() - 1) if isinstance(layer, nn.Linear) else range(2, output.dim()))
+    if not positions or not isinstance(logits, Tensor) or logits.shape[1:] != (_outputs(layer),):
+        return features
+    for values in (output, output.relu()):
+        if torch.allclose(values.mean(positions), logits.to(values.dtype), rtol=1e-3, atol=1e-5):
+            return features.mean(positions)
+    return features
+
+
+def _check_batch(name: str, layer: Head, features: Tensor, labels: Tensor, samples: int) -> int:
     """Check what one batch brought, and give its largest label."""
     if features.dim() != 2 or len(features) != samples or len(labels) != samples:
         raise ParameterError(
@@ -180,9 +214,9 @@ def _check_batch(name: str, layer: nn.Linear, features: Tensor, labels: Tensor, 
     if not torch.isfinite(features).all():
         raise ParameterError(f"The features that '{name}' reads are not finite: the parameters before it blow up.")
     smallest, largest = int(labels.min()), int(labels.max())
-    if smallest < 0 or largest >= layer.out_features:
+    if smallest < 0 or largest >= _outputs(layer):
         raise ParameterError(
-            f"The linear layer '{name}' has {layer.out_features} outputs, but labels run from {smallest} to {largest}. "
+            f"The linear layer '{name}' has {_outputs(layer)} outputs, but labels run from {smallest} to {largest}. "
             "Name the layer with an output per class by `head=`."
         )
     return largest

@@ -50,7 +50,7 @@ def test_only_the_head_changes_and_it_classifies():
     assert accuracy(model, inputs, labels) > 0.98
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"3.weight", "3.bias"}
-    assert all(module.training and not module._forward_pre_hooks for module in model.modules())
+    assert all(module.training and not module._forward_hooks for module in model.modules())
     assert model[3].weight.requires_grad and model[3].weight.grad is None
 
 
@@ -96,7 +96,7 @@ class PerToken(nn.Module):
         self.head = nn.Linear(8, 5)
 
     def forward(self, inputs):
-        return self.head(inputs[:, None]).mean(1)
+        return self.head(torch.stack([inputs, -inputs], 1)).amax(1)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ class PerToken(nn.Module):
         (OutOfOrder(), {"head": "unused"}, "does not call the linear layer 'unused'"),
         (nn.Linear(8, 4), {}, "4 outputs, but labels run from 0 to 4"),
         (nn.Linear(8, 6), {}, "6 outputs, but there are 5 classes"),
-        (PerToken(), {}, r"reads \[200, 1, 8\]"),
+        (PerToken(), {}, r"reads \[200, 2, 8\]"),
         (nn.Linear(8, 5), {"regularization": -1.0}, "must not be negative"),
         (nn.utils.parametrizations.weight_norm(nn.Linear(8, 5)), {}, "reparametrised"),
         (nn.Linear(8, 5), {"max_batches": 0}, "no batches"),
@@ -117,7 +117,7 @@ def test_errors_leave_the_model_unchanged(model, options, message):
     with pytest.raises(ParameterError, match=message):
         fit_ridge_head(model, [labelled_blobs()], **options)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(module.training and not module._forward_pre_hooks for module in model.modules())
+    assert all(module.training and not module._forward_hooks for module in model.modules())
 
 
 def test_bad_data():
@@ -137,3 +137,48 @@ def test_bad_data():
         fit_ridge_head(nn.Linear(8, 5), [(same, labels)], regularization=0)
     with pytest.raises(UnknownNameError, match="'lsat'.*'last'"):
         fit_ridge_head(OutOfOrder(), [(inputs, labels)], head="lsat")
+
+
+def pixelwise(*between):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Conv2d(12, 3, 1), *between, nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
+@pytest.mark.parametrize("between", [(), (nn.ReLU(),)], ids=["mean", "mean of the positive part"])
+def test_a_pointwise_convolution_whose_outputs_are_averaged_is_a_head(between):
+    model = pixelwise(*between)
+    images = torch.randn(60, 1, 8, 8)
+    labels = torch.randint(3, (60,))
+    assert fit_ridge_head(model, [(images, labels)]) == ("2", 60)
+    features = model[:2](images).mean((2, 3)).detach()
+    head = nn.Linear(12, 3)
+    fit_ridge_head(head, [(features, labels)])
+    torch.testing.assert_close(model[2].weight.flatten(1), head.weight)
+    torch.testing.assert_close(model[2].bias, head.bias)
+
+
+def test_a_linear_layer_at_each_token_whose_outputs_are_averaged_is_a_head():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.head(self.body(x).tanh()).mean(1)
+
+    model, tokens, labels = Tokens(), torch.randn(40, 5, 4), torch.randint(3, (40,))
+    assert fit_ridge_head(model, [(tokens, labels)]).name == "head"
+    expected = nn.Linear(6, 3)
+    fit_ridge_head(expected, [(model.body(tokens).tanh().mean(1).detach(), labels)])
+    torch.testing.assert_close(model.head.weight, expected.weight)
+
+
+def test_a_pointwise_convolution_whose_outputs_are_not_averaged_is_none():
+    model = pixelwise()
+    model[3] = nn.AdaptiveMaxPool2d(1)
+    before = model[2].weight.clone()
+    with pytest.raises(ParameterError, match=r"reads \[60, 12, 6, 6\] for 60 samples"):
+        fit_ridge_head(model, [(torch.randn(60, 1, 8, 8), torch.randint(3, (60,)))])
+    assert torch.equal(model[2].weight, before)
