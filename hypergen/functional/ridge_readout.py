@@ -106,8 +106,8 @@ def fit_ridge_head(
 
     Raises:
         ParameterError: No linear layer is called, the last one does not have an output per class or reads more than
-            one feature vector per sample without averaging what it makes of them, labels are missing, features are not finite, or the system is singular.
-            The model is unchanged.
+            one feature vector per sample without averaging what it makes of them, labels are missing, features are not
+            finite, or the system is singular. The model is unchanged.
         UnknownNameError: The model has no linear layer named ``head``.
     """
     if regularization < 0:
