@@ -9,15 +9,20 @@
 ``package.module:NAME``  what this function or class returns without arguments, or this module itself
 =======================  =================================================================================
 
-None of them downloads anything: the networks are untrained.
+Arguments follow with commas: ``timm:resnet18,num_classes=10,in_chans=1``. None of them downloads anything: the networks
+are untrained.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,7 +53,8 @@ def build_model(name: str, *, on_meta: bool = True) -> nn.Module:
             f"{name!r} names no model. Expected timm:NAME, torchvision:NAME, hf:TYPE_OR_FOLDER, or "
             "package.module:factory."
         )
-    build = _SCHEMES.get(scheme, _from_python)(rest if scheme in _SCHEMES else name)
+    named, arguments = _split_arguments(rest if scheme in _SCHEMES else name)
+    build = _SCHEMES.get(scheme, _from_python)(named, arguments)
     if on_meta:
         with suppress(Exception), torch.device("meta"):
             return build()
@@ -57,6 +63,48 @@ def build_model(name: str, *, on_meta: bool = True) -> nn.Module:
         return build()
     except Exception as error:
         raise HypergenError(f"{name!r} could not be built: {type(error).__name__}: {error}") from error
+
+
+@dataclass(frozen=True)
+class NamedNetwork:
+    """A network by its name, as a zoo remembers what its checkpoints are of.
+
+    Args:
+        name: One of the forms in this module's docstring.
+
+    Raises:
+        HypergenError: The name is that of a module of Python's standard library, which makes no networks: a file that
+            names one is not to be trusted.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        scheme = self.name.partition(":")[0]
+        if scheme not in _SCHEMES and scheme.partition(".")[0] in sys.stdlib_module_names:
+            raise HypergenError(
+                f"{self.name!r} is no network: {scheme!r} belongs to Python itself. Do not use the file that names it."
+            )
+
+    def build(self) -> nn.Module:
+        """Make the network at its own initialisation."""
+        return build_model(self.name, on_meta=False)
+
+    def to_json(self) -> dict[str, str]:
+        """What is needed to make it again."""
+        return {"model": self.name}
+
+
+def _split_arguments(name: str) -> tuple[str, dict[str, Any]]:
+    """A name, and the keyword arguments behind it."""
+    named, *rest = re.split(r",(\w+)=", name)
+    values: dict[str, Any] = {}
+    for key, text in zip(rest[::2], rest[1::2], strict=True):
+        try:
+            values[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[key] = text
+    return named, values
 
 
 def _library(name: str, extra: str) -> ModuleType:
@@ -68,21 +116,21 @@ def _library(name: str, extra: str) -> ModuleType:
         raise missing_extra("This model", name, extra) from error
 
 
-def _timm(name: str) -> Callable[[], nn.Module]:
+def _timm(name: str, arguments: Mapping[str, Any]) -> Callable[[], nn.Module]:
     timm = _library("timm", "vision")
     if not timm.is_model(name):
         raise UnknownNameError("timm model", name, timm.list_models())
-    return lambda: timm.create_model(name, pretrained=False)
+    return lambda: timm.create_model(name, **{**arguments, "pretrained": False})
 
 
-def _torchvision(name: str) -> Callable[[], nn.Module]:
+def _torchvision(name: str, arguments: Mapping[str, Any]) -> Callable[[], nn.Module]:
     models = _library("torchvision", "vision").models
     if name not in models.list_models():
         raise UnknownNameError("torchvision model", name, models.list_models())
     builder = models.get_model_builder(name)
     # Their defaults download a pretrained backbone, or spend minutes on drawing values that are replaced anyway.
     defaults = {"weights": None, "weights_backbone": None, "init_weights": False}
-    return lambda: builder(**{key: defaults[key] for key in defaults if _accepts(builder, key)})
+    return lambda: builder(**arguments, **{key: defaults[key] for key in defaults if _accepts(builder, key)})
 
 
 def _accepts(builder: Callable[..., Any], argument: str) -> bool:
@@ -91,12 +139,12 @@ def _accepts(builder: Callable[..., Any], argument: str) -> bool:
     return argument in parameters or forwards_init
 
 
-def _hugging_face(name: str) -> Callable[[], nn.Module]:
+def _hugging_face(name: str, arguments: Mapping[str, Any]) -> Callable[[], nn.Module]:
     transformers = _library("transformers", "transformers")
     folder = Path(name).expanduser()
     if folder.exists():
         try:
-            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **arguments)
         except (OSError, ValueError, KeyError) as error:
             raise HypergenError(f"{str(folder)!r} holds no readable Transformers config.json: {error}") from error
     elif "/" in name:
@@ -108,14 +156,16 @@ def _hugging_face(name: str) -> Callable[[], nn.Module]:
         known = transformers.CONFIG_MAPPING.keys()
         if name not in known:
             raise UnknownNameError("Hugging Face model type", name, known)
-        config = transformers.AutoConfig.for_model(name)
+        config = transformers.AutoConfig.for_model(name, **arguments)
     architecture = next(iter(config.architectures or ()), None)
     if architecture and hasattr(transformers, architecture):
         return lambda: getattr(transformers, architecture)(config)
     return lambda: transformers.AutoModel.from_config(config)
 
 
-def _small_hugging_face(name: str) -> Callable[[], nn.Module]:
+def _small_hugging_face(name: str, arguments: Mapping[str, Any]) -> Callable[[], nn.Module]:
+    if arguments:
+        raise HypergenError(f"hf-small:{name} takes no arguments; got {', '.join(arguments)}. Use hf:{name}.")
     _library("transformers", "transformers")
     from hypergen.architectures.hugging_face.small import model_class_names, small_model
 
@@ -128,7 +178,13 @@ def _small_hugging_face(name: str) -> Callable[[], nn.Module]:
     return lambda: small_model(model_type, class_name or known[model_type][0])
 
 
-def _from_python(name: str) -> Callable[[], nn.Module]:
+def python_object(name: str) -> Any:
+    """What ``package.module:name`` names.
+
+    Raises:
+        UnknownNameError: The module has no such name; the message gives the nearest ones.
+        HypergenError: There is no such module, or importing it failed.
+    """
     module_name, _, path = name.partition(":")
     try:
         value: Any = importlib.import_module(module_name)
@@ -148,13 +204,26 @@ def _from_python(name: str) -> Callable[[], nn.Module]:
         if not hasattr(value, part):
             raise UnknownNameError(f"name in {module_name}", part, [n for n in vars(value) if not n.startswith("_")])
         value = getattr(value, part)
+    return value
+
+
+def look_in_current_folder() -> None:
+    """Let names of Python modules be found in the folder that the user stands in, as ``python -m`` does."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
+def _from_python(name: str, arguments: Mapping[str, Any]) -> Callable[[], nn.Module]:
+    value = python_object(name)
     if isinstance(value, nn.Module):
+        if arguments:
+            raise HypergenError(f"{name!r} is a module already; it takes no arguments: {', '.join(arguments)}.")
         return lambda: value
     if not callable(value):
         raise HypergenError(f"{name!r} is a {type(value).__name__}. Expected a torch.nn.Module or what returns one.")
 
     def build() -> nn.Module:
-        model = value()
+        model = value(**arguments)
         if not isinstance(model, nn.Module):
             raise TypeError(f"it returned a {type(model).__name__}, expected a torch.nn.Module")
         return model
@@ -162,7 +231,7 @@ def _from_python(name: str) -> Callable[[], nn.Module]:
     return build
 
 
-_SCHEMES: dict[str, Callable[[str], Callable[[], nn.Module]]] = {
+_SCHEMES: dict[str, Callable[[str, Mapping[str, Any]], Callable[[], nn.Module]]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "hf": _hugging_face,

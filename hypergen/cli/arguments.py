@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,11 +29,9 @@ Inputs = Annotated[
 
 def build_network(model: str, on_meta: bool = True) -> nn.Module:
     """The network of this name, without values where it need not have any."""
-    from hypergen.architectures.by_name import build_model
+    from hypergen.architectures.by_name import build_model, look_in_current_folder
 
-    # As `python -m` does: a factory in the folder that the user stands in can be named.
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    look_in_current_folder()
     return build_model(model, on_meta=on_meta)
 
 

@@ -20,6 +20,10 @@ def evaluate(
         typer.Option(help="What to measure: digits; text; or zoo, which needs a generator of checkpoints and --zoo."),
     ] = "digits",
     zoo: Annotated[Path | None, typer.Option(help="The folder of the zoo that holds out tasks or runs.")] = None,
+    data: Annotated[
+        str, typer.Option(help="package.module:datamodule of the zoo's networks; the digits by default.")
+    ] = "",
+    metric: Annotated[str, typer.Option(help="package.module:function of outputs and labels, not accuracy.")] = "",
     samples: Annotated[int, typer.Option(min=1, help="Networks per condition, in the zoo protocol.")] = 4,
     aims: Annotated[str, typer.Option(help="What to compare with: release, or five_minutes.")] = "release",
     architectures: Annotated[
@@ -33,6 +37,8 @@ def evaluate(
         raise UnknownNameError("protocol", protocol, _PROTOCOLS)
     if (protocol == "zoo") != (zoo is not None):
         raise HypergenError("--protocol zoo and --zoo FOLDER belong together: the zoo holds out what is measured.")
+    if (data or metric) and zoo is None:
+        raise HypergenError("--data and --metric are for --protocol zoo.")
     from hypergen.api.predict import load_generator
     from hypergen.data import DigitsDataModule, TextDataModule
     from hypergen.evaluation import AIMS, evaluate_image_classifier_generator, evaluate_language_model_generator
@@ -46,15 +52,19 @@ def evaluate(
         raise HypergenError(f"The folder {str(out)!r} cannot be made: {error}. Name another one by --out.") from error
     evaluation: Any
     if zoo is not None:
+        from hypergen.architectures.by_name import look_in_current_folder
         from hypergen.data import ZooDataModule
         from hypergen.evaluation.zoo.folder import evaluate_on_zoo
         from hypergen.generators.zoo_generator import ZooGenerator
 
         if not isinstance(loaded, ZooGenerator):
             raise HypergenError(f"{generator!r} is a {type(loaded).__name__}, which was not trained on a zoo.")
-        evaluation = evaluate_on_zoo(loaded, ZooDataModule(zoo, DigitsDataModule()), samples=samples, seed=seed)
+        look_in_current_folder()
+        opened = ZooDataModule(zoo, DigitsDataModule(), task=data or None, score=metric or None)
+        evaluation = evaluate_on_zoo(loaded, opened, samples=samples, seed=seed)
         evaluation.write(out)
         evaluation.print_table()
+        Console().print(evaluation.in_words(), highlight=False, markup=False)
         Console().print(f"written: {out}", highlight=False, markup=False)
         return
     options: dict[str, Any] = {"architectures_per_split": architectures, "workers": workers, "seed": seed}

@@ -83,11 +83,16 @@ def _fit_and_test(config: DictConfig) -> Outcome:
 
     from rich.console import Console
 
+    from hypergen.architectures.by_name import look_in_current_folder
     from hypergen.data.zoo import ZooDataModule
     from hypergen.training.fit import fit
 
     console, output = Console(), Path(config.output)
+    look_in_current_folder()
     data = instantiate(config.data)
+    evaluated_later = config.evaluate and config.get("evaluation") is not None
+    if evaluated_later and isinstance(data, ZooDataModule) and "metanetwork" not in config:
+        data.held_out()  # Before the minutes of training: without any, there is nothing to evaluate on.
     space = instantiate(config.space) if "space" in config else None
     model = instantiate(config.model)
     if isinstance(model, partial):  # What has to know the data to be made.
@@ -120,7 +125,7 @@ def _fit_and_test(config: DictConfig) -> Outcome:
     if saves:  # Before the evaluation, which takes minutes and may be interrupted, and again with its numbers.
         model.save_pretrained(folder)
     results = None
-    if config.evaluate and config.get("evaluation") is not None:
+    if evaluated_later:
         options: dict[str, Any] = {"name": config.name, "seed": config.seed}
         if saves and isinstance(data, ZooDataModule):
             from hypergen.evaluation.zoo.data import Cost
@@ -132,6 +137,8 @@ def _fit_and_test(config: DictConfig) -> Outcome:
         if saves:
             model.save_pretrained(folder, results=results.to_dict())
         (evaluated if hasattr(evaluated, "print_table") else results).print_table()
+        if hasattr(evaluated, "in_words"):
+            console.print(evaluated.in_words(), highlight=False, markup=False)
         console.print(f"Results, tables and plots are in {output}", soft_wrap=True)
     if saves:
         console.print(f"The generator is in {folder}", soft_wrap=True)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hypergen.data.images import ImageDataModule
     from hypergen.data.parquet import ParquetImageDataModule
     from hypergen.data.text import TextDataModule
+    from hypergen.data.wrapped import WrappedDataModule
     from hypergen.data.zoo import ZooDataModule
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -71,7 +71,7 @@ def evaluate_property_prediction(
         raise HypergenError(f"Predictions are ranked on at least two test networks, with images; got {count}.")
     methods = {"metanetwork": [trained.predict(test)]}
     torch.manual_seed(seed)
-    shape = [data.images.channels, data.images.image_size, data.images.image_size]
+    shape = list(data.images.tensors("train")[0].shape[1:])
     simple = baseline_predictions((trained.networks, trained.validation, test), Probes(probes, shape))
     methods |= {method: [found.reshape(count, -1)] for method, found in simple.items()}
     measured = torch.cat([each.properties for each in test])

@@ -40,7 +40,7 @@ from hypergen.evaluation.zoo.baselines import (
 )
 from hypergen.evaluation.zoo.data import Checkpoints, Stacked, cycle, select
 from hypergen.evaluation.zoo.distance import distance_to_averages, nearest, overlap, paired_distances
-from hypergen.evaluation.zoo.problem import ZooProblem
+from hypergen.evaluation.zoo.problem import ZooProblem, accuracies
 
 Verdict = Literal["fails", "memorises", "averages", "adds noise", "generalises"]
 
@@ -116,8 +116,9 @@ class Comparison:
 
     def accuracy(self, networks: Mapping[str, Tensor]) -> Tensor:
         """Accuracy on test samples, [conditions, networks of each]."""
-        predictions = self.problem.predictions(networks, "test").unflatten(0, (len(self.conditions), -1))
-        return (predictions == self.problem.labels(self.conditions, "test")[:, None]).float().mean(-1)
+        each = len(next(iter(networks.values()))) // len(self.conditions)
+        repeated = self.conditions.repeat_interleave(each, 0)
+        return accuracies(self.problem, networks, repeated, "test").unflatten(0, (len(self.conditions), -1))
 
     def measure(self, method: str, networks: Stacked) -> Measures:
         """Measure networks: as many of each condition, in a row."""
@@ -135,8 +136,12 @@ class Comparison:
             near = neighbour_average(frame, number)(self.conditions, wrong.shape[1], 0)
             averages = torch.minimum(averages, paired_distances(networks, near, self.problem.symmetry))
         return Measures(
-            method, 1 - wrong.float().mean(-1), novelty, index, torch.cat(similarity), averages, diversity, within
+            method, self._accuracy(networks, wrong), novelty, index, torch.cat(similarity), averages, diversity, within
         )
+
+    def _accuracy(self, networks: Stacked, wrong: Tensor) -> Tensor:
+        own_metric = getattr(self.problem, "score", None) is not None
+        return self.accuracy(networks) if own_metric else 1 - wrong.float().mean(-1)
 
     def novelty(self, measures: Measures) -> float:
         """Distance to the nearest training network, over that of trained networks (medians)."""

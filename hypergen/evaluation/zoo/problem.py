@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from hypergen.evaluation.zoo.data import Stacked
+from hypergen.functional.stacked_outputs import StackedOutputs
 from hypergen.symmetry.align.stacked import PermutationGroup
+
+_CALIBRATION_SAMPLES = 512
 
 
 class ZooProblem(Protocol):
@@ -48,6 +50,10 @@ class StackedClassification:
             every network is to tell the classes themselves.
         symmetry: The permutation groups of the layout.
         batch_size: Samples per training step, the same ones for all networks.
+        score: Metric that takes the place of accuracy: (outputs [samples, classes], labels [samples]) to a number, the
+            greater the better.
+
+    Statistics of batch norms are estimated for every network from the first training samples.
     """
 
     def __init__(
@@ -57,8 +63,10 @@ class StackedClassification:
         relabel: Callable[[Tensor], Tensor] | None = None,
         symmetry: Sequence[PermutationGroup] = (),
         batch_size: int = 64,
+        score: Callable[[Tensor, Tensor], Any] | None = None,
     ) -> None:
-        self.model, self.data, self.relabel = model, dict(data), relabel
+        self.data, self.relabel, self.score = dict(data), relabel, score
+        self._outputs = StackedOutputs(model, self.data["train"][0][:_CALIBRATION_SAMPLES])
         self.symmetry, self.batch_size = symmetry, batch_size
 
     def labels(self, conditions: Tensor, split: str) -> Tensor:
@@ -71,13 +79,22 @@ class StackedClassification:
     @torch.no_grad()
     def predictions(self, parameters: Mapping[str, Tensor], split: str) -> Tensor:
         """The predicted class of every sample of a split: [networks, samples], int64."""
-        logits = self._logits(parameters, self.data[split][0])
+        logits = self._outputs(parameters, self.data[split][0])
         return (logits[..., 0] > 0).long() if logits.shape[-1] == 1 else logits.argmax(-1)
 
     @torch.no_grad()
     def losses(self, parameters: Mapping[str, Tensor], conditions: Tensor, split: str) -> Tensor:
         """Mean cross-entropy of every network: [networks]."""
-        return _losses(self._logits(parameters, self.data[split][0]), self.labels(conditions, split))
+        return _losses(self._outputs(parameters, self.data[split][0]), self.labels(conditions, split))
+
+    @torch.no_grad()
+    def scores(self, parameters: Mapping[str, Tensor], conditions: Tensor, split: str) -> Tensor:
+        """The metric of every network: the given one, or else accuracy, [networks]."""
+        if self.score is None:
+            return (self.predictions(parameters, split) == self.labels(conditions, split)).float().mean(1)
+        outputs = self._outputs(parameters, self.data[split][0])
+        pairs = zip(outputs, self.labels(conditions, split), strict=True)
+        return torch.tensor([float(self.score(one, labels)) for one, labels in pairs])
 
     def training_steps(
         self, parameters: Mapping[str, Tensor], conditions: Tensor, *, learning_rate: float, seed: int
@@ -93,19 +110,16 @@ class StackedClassification:
             for batch in torch.randperm(len(inputs), generator=shuffle).split(self.batch_size):
                 yield {name: value.detach() for name, value in values.items()}
                 with torch.enable_grad():
-                    loss = _losses(self._logits(values, inputs[batch]), labels[:, batch]).sum()
+                    loss = _losses(self._outputs.by_batch(values, inputs[batch]), labels[:, batch]).sum()
                     optimizer.zero_grad()
                     loss.backward()
                 optimizer.step()
 
-    def _logits(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Logits [networks, samples, classes]."""
-        run = vmap(lambda values: functional_call(self.model, values, (inputs,)), chunk_size=512)
-        return run(dict(parameters))
-
 
 def accuracies(problem: ZooProblem, parameters: Mapping[str, Tensor], conditions: Tensor, split: str) -> Tensor:
-    """The share of right predictions of every network: [networks]."""
+    """The share of right predictions of every network, or the problem's own metric: [networks]."""
+    if getattr(problem, "score", None) is not None:
+        return problem.scores(parameters, conditions, split)  # type: ignore[attr-defined]
     hits = problem.predictions(parameters, split) == problem.labels(conditions, split)
     return hits.float().mean(1)
 

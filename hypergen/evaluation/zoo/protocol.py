@@ -20,6 +20,7 @@ from hypergen.evaluation.zoo.data import Checkpoints, Cost, Stacked, select
 from hypergen.evaluation.zoo.finetuning import Finetuning, FinetuningProtocol, finetune_each
 from hypergen.evaluation.zoo.measures import LEAST_NETWORKS, Comparison, Measures, difference
 from hypergen.evaluation.zoo.problem import ZooProblem, accuracies
+from hypergen.evaluation.zoo.words import in_words
 
 GENERATED, TRAINED = "generated", "trained"
 _COLUMNS = (
@@ -74,6 +75,10 @@ class ZooEvaluation:
         rows = self.methods[split or next(iter(self.methods))]
         return str(next(row["verdict"] for row in rows if row["method"] == method))
 
+    def in_words(self) -> str:
+        """Whether sampled networks work, and what to try where they do not."""
+        return in_words(self)
+
     def with_rows(self, rows: Sequence[Row], aims: Mapping[str, float]) -> ZooEvaluation:
         """The same with more figures at the end, and with aims."""
         every = [Row(**{**vars(row), "aim": aims.get(row.figure, row.aim)}) for row in (*self.results.rows, *rows)]
@@ -96,7 +101,7 @@ class ZooEvaluation:
             lines = [",".join(_COLUMNS), *(",".join(_cell(row[column]) for column in _COLUMNS) for row in rows)]
             write_atomically(folder / f"methods_{split}.csv", "\n".join(lines) + "\n")
             tables.append(_markdown(split, rows))
-        write_atomically(folder / "results.md", "\n".join(tables))
+        write_atomically(folder / "results.md", "\n".join([*tables, f"{self.in_words()}\n"]))
         if not plots:
             return []
         from hypergen.evaluation.zoo.plots import write_zoo_plots  # Importing matplotlib takes a second.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from hypergen.data.zoo import LayoutNetworks, ZooDataModule
 from hypergen.errors import ParameterError
+from hypergen.functional.stacked_outputs import StackedOutputs
 from hypergen.generators.ghn.features import GraphFeatures
 from hypergen.generators.latent_diffusion.model import LatentDiffusion
 from hypergen.generators.tokens.weight_tokens import LayoutBatch
@@ -159,11 +159,5 @@ def network_loader(
 
 
 def _stacked_call(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
-    from torch.func import functional_call, vmap
-
-    own = copy.deepcopy(model).eval()
-
-    def one(parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return functional_call(own, parameters, (inputs,))
-
-    return vmap(one, in_dims=(0, None))
+    # Batch norms normalise by the inputs: statistics of networks that are being learnt change with every step.
+    return StackedOutputs(model).by_batch

@@ -10,6 +10,7 @@ import torch
 from hypergen.data.zoo import ZooDataModule, architecture_of
 from hypergen.errors import HypergenError
 from hypergen.functional.stacked_module import StackedModule
+from hypergen.functional.stacked_outputs import logits_of
 from hypergen.graph import trace
 from hypergen.metanets.property_prediction.model import PropertyPredictor
 from hypergen.metanets.property_prediction.training import MeasuredNetworks, PropertyPrediction
@@ -44,7 +45,7 @@ def measured_networks(data: ZooDataModule, target: str, split: str) -> list[Meas
         tensors = {name: value for name, value in own.stack().items() if value.is_floating_point()}
         measured = torch.tensor(own.column(target), dtype=torch.float32)[:, None]
         graph = trace(architecture.build(), image).parameter_graph()
-        name = own.layout.name or architecture.name
+        name = own.layout.name or layout
         found.append(MeasuredNetworks(name, StackedModule(architecture.build), graph, tensors, measured))
     return found
 
@@ -58,10 +59,12 @@ def predictor_for(data: ZooDataModule, metanetwork: Callable[..., PropertyPredic
     """
     if data.images is None:
         raise HypergenError("A predictor's probes have the shape of images; pass ZooDataModule(…, images=…).")
-    shape = [data.images.channels, data.images.image_size, data.images.image_size]
+    data.check_task()
+    inputs = data.images.tensors("train")[0][:1]
     with torch.random.fork_rng(devices=[]):
-        classes = architecture_of(data.part("train").take([0])).build()(torch.zeros(1, *shape)).shape[1]
-    return metanetwork(outputs=1, classes=int(classes), input_shape=shape)
+        model = architecture_of(data.part("train").take([0])).build().eval()
+        classes = logits_of(model(torch.zeros_like(inputs))).shape[1]
+    return metanetwork(outputs=1, classes=int(classes), input_shape=list(inputs.shape[1:]))
 
 
 def property_prediction(

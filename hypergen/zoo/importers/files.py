@@ -11,13 +11,15 @@ from torch import Tensor
 
 from hypergen.errors import CheckpointError
 from hypergen.zoo.importers.found import Found
+from hypergen.zoo.importers.propose import propose
 from hypergen.zoo.importers.states import read_file, state_in
 from hypergen.zoo.index import GROUPS
 
 _PLAIN = ("run", "step", "task", "parent", "init_seed", "data_seed", "init_hash")
 _METRICS = ("train", "validation", "test")
 _NUMBERS = ("step", "init_seed", "data_seed")
-_KINDS = {"": r"[^/]+?", "d": r"-?\d+", "f": r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"}
+_TEXT, _GREEDY_TEXT = r"[^/]+?", r"[^/]+"
+_KINDS = {"": _TEXT, "d": r"-?\d+", "f": r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"}
 _MOST_PATTERN = 1_000
 # A group that ends in a repetition and is repeated itself: the form of expressions that take exponential time.
 _NESTED = re.compile(r"[+*}]\??\)(?:[+*]|\{\d*,)|\|[^()]*\)[+*]")
@@ -38,15 +40,27 @@ def find(source: Path, *, pattern: str, key: str = "", prefix: str = "") -> Iter
         prefix: Take only tensors whose names begin so.
 
     Raises:
-        CheckpointError: The pattern has an unknown field, or a file's field is no number.
+        CheckpointError: The pattern has an unknown field, matches no file, matches one in two ways, or a field is no
+            number.
     """
     expression, numbers = _compile(pattern)
+    greedy = re.compile(expression.pattern.replace(_TEXT, _GREEDY_TEXT)) if "(?P<" not in pattern else expression
     # In the order of people: 2 before 10.
-    for file in sorted(source.rglob("*"), key=lambda path: [_natural(part) for part in path.parts]):
+    files = [file for file in source.rglob("*") if file.is_file()]
+    files.sort(key=lambda path: [_natural(part) for part in path.parts])
+    if not any(expression.fullmatch(file.relative_to(source).as_posix()) for file in files):
+        raise CheckpointError(_nothing(source, pattern, files))
+    for file in files:
         path = file.relative_to(source).as_posix()
-        match = expression.fullmatch(path) if file.is_file() else None
+        match = expression.fullmatch(path)
         if match is None:
             continue
+        other = greedy.fullmatch(path)
+        if other is not None and other.groupdict() != match.groupdict():
+            raise CheckpointError(
+                f"The pattern {pattern!r} reads {path!r} in two ways: {_listed(match)}, or {_listed(other)}. Put text "
+                "between fields, or write a regular expression with named groups."
+            )
         columns = _columns(match, numbers, path)
         step = columns.pop("step", 0)
         run = columns.pop("run", None) or _run(match, path, file) or source.resolve().name
@@ -55,6 +69,19 @@ def find(source: Path, *, pattern: str, key: str = "", prefix: str = "") -> Iter
             return state_in(read_file(file), file, key, prefix), {}
 
         yield Found(file, run, step, read, columns)
+
+
+def _nothing(source: Path, pattern: str, files: list[Path]) -> str:
+    """What to say where a pattern matches no file."""
+    if not files:
+        return f"{str(source)!r} holds no file."
+    names = [file.relative_to(source).as_posix() for file in files]
+    shown = ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
+    return f"The pattern {pattern!r} matches none of the {len(names)} files, {shown}. Try {propose(names)!r}."
+
+
+def _listed(match: re.Match[str]) -> str:
+    return ", ".join(f"{name.replace('__', '.')}={text!r}" for name, text in match.groupdict().items())
 
 
 def _run(match: re.Match[str], path: str, file: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +11,14 @@ from typing import Any, Literal
 from torch import Tensor
 
 from hypergen.errors import CheckpointError, HypergenError
+from hypergen.zoo.importers.networks import KnownNetworks
 from hypergen.zoo.index import plain_value, uid_of
 from hypergen.zoo.layout import Layout, digest
 from hypergen.zoo.writer import ZooWriter
 
 OnError = Literal["raise", "skip"]
+Measure = Callable[[Mapping[str, Tensor], Layout, Mapping[str, Any]], Mapping[str, Any]]
+Logged = Callable[[str, int], Mapping[str, Any]]
 # How prefixes of metrics' names are spelt, and the split that they mean.
 _SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "test": "test"}
 _SPLITS |= {"validation": "validation", "eval": "validation"}
@@ -69,14 +72,35 @@ def unreadable(path: Path, error: CheckpointError) -> Found:
     return Found(path, path.name, None, read)
 
 
-def add_found(found: Iterator[Found], folder: Path, source: str, on_error: OnError) -> ImportReport:
-    """Read checkpoints and add them to a zoo."""
+def add_found(
+    found: Iterator[Found],
+    folder: Path,
+    source: str,
+    on_error: OnError,
+    networks: KnownNetworks | None = None,
+    measure: Measure | None = None,
+    logged: Logged | None = None,
+) -> ImportReport:
+    """Read checkpoints and add them to a zoo.
+
+    Args:
+        found: The checkpoints.
+        folder: Folder of the zoo.
+        source: Where they are, for messages.
+        on_error: What to do about a file that cannot be read.
+        networks: The networks that they are of.
+        measure: Further columns of a checkpoint, from its tensors and their layout.
+        logged: Further columns of a checkpoint, from its run and step.
+    """
     added: list[str] = []
     failed: dict[str, str] = {}
     layouts: dict[str, int] = {}
     known, seen = 0, dict[str, tuple[Path, str]]()
+    checkpoints = list(found)
+    if on_error == "raise":
+        check_names(checkpoints, networks)
     with ZooWriter(folder) as writer:
-        for checkpoint in found:
+        for checkpoint in checkpoints:
             try:
                 if checkpoint.step is not None and _is_known(writer, checkpoint, checkpoint.step, seen):
                     known += 1
@@ -84,6 +108,7 @@ def add_found(found: Iterator[Found], folder: Path, source: str, on_error: OnErr
                 state, columns = checkpoint.read()
                 columns = {**checkpoint.columns, **columns}
                 step = _step(columns.pop("step", checkpoint.step))
+                columns = {**(logged(checkpoint.run, step) if logged else {}), **columns}
                 uid = uid_of(checkpoint.run, step)
                 content = digest(state)
                 if uid in seen and seen[uid][1] == content:  # as last.ckpt often is a copy of the best one
@@ -92,7 +117,11 @@ def add_found(found: Iterator[Found], folder: Path, source: str, on_error: OnErr
                 if _is_known(writer, checkpoint, step, seen):
                     known += 1
                     continue
-                layout = Layout.of(state, metadata=checkpoint.metadata)
+                if networks is None:
+                    layout = Layout.of(state, metadata=checkpoint.metadata)
+                else:
+                    state, layout = networks.layout_of(state, checkpoint.metadata)
+                columns = {**(measure(state, layout, columns) if measure else {}), **columns}
                 stacked = {entry.key: state[entry.key].unsqueeze(0) for entry in layout.entries}
                 names = writer.add_stacked(stacked, runs=[checkpoint.run], steps=step, layout=layout, columns=columns)
             except (HypergenError, OSError) as error:
@@ -109,6 +138,34 @@ def add_found(found: Iterator[Found], folder: Path, source: str, on_error: OnErr
     return ImportReport(tuple(added), known, failed, layouts)
 
 
+def check_names(checkpoints: Sequence[Found], networks: KnownNetworks | None = None) -> None:
+    """Find out before anything is written whether two files would be one checkpoint, or are of no known network.
+
+    Raises:
+        CheckpointError: They would, or one is; the message names the files.
+    """
+    seen: dict[str, Found] = {}
+    for each in checkpoints:
+        if each.step is not None:
+            other = seen.setdefault(uid_of(each.run, each.step), each)
+            if other is not each and digest(each.read()[0]) != digest(other.read()[0]):
+                raise CheckpointError(_both(each.path, other.path, uid_of(each.run, each.step)))
+    for each in checkpoints if networks is not None else ():
+        assert networks is not None
+        try:
+            networks.layout_of(each.read()[0], each.metadata)
+        except CheckpointError as error:
+            message = str(error) if str(each.path) in str(error) else f"{str(each.path)!r}: {error}"
+            raise CheckpointError(message) from error
+
+
+def _both(path: Path, other: Path, uid: str) -> str:
+    return (
+        f"{str(path)!r} and {str(other)!r} would both be {uid!r}, a run and a step. Tell them apart, for example by a "
+        "pattern that reads both from the files' names."
+    )
+
+
 def _step(step: Any) -> int:
     value = plain_value("step", step)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or int(value) != value:
@@ -122,10 +179,7 @@ def _is_known(writer: ZooWriter, found: Found, step: int, seen: Mapping[str, tup
     if uid in seen:
         if found.step is not None and found.read is not None and seen[uid][1] == digest(found.read()[0]):
             return True
-        raise CheckpointError(
-            f"{str(found.path)!r} and {str(seen[uid][0])!r} would both be {uid!r}, a run and a step. Tell them apart, "
-            "for example by a pattern that reads both from the files' names."
-        )
+        raise CheckpointError(_both(found.path, seen[uid][0], uid))
     return uid in writer
 
 
