@@ -190,7 +190,7 @@ def _propose(source: Path, kind: str, pattern: str, like: str) -> str:
 
 def _preview(source: Path, kind: str, options: dict[str, str]) -> None:
     """What an import would find, without reading a tensor."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from hypergen.zoo.importers import find_checkpoints
     from hypergen.zoo.importers.found import check_names
@@ -200,7 +200,7 @@ def _preview(source: Path, kind: str, options: dict[str, str]) -> None:
     if "pattern" in options:
         console.print(f"--pattern {shlex.quote(options['pattern'])}", highlight=False, markup=False, soft_wrap=True)
     columns = list(dict.fromkeys(name for each in found for name in each.columns))
-    table = Table("file", "run", "step", *columns)
+    table = Table(*(Column(name, overflow="fold") for name in ("file", "run", "step", *columns)))
     for each in found[:_SHOWN]:
         step = "in the file" if each.step is None else str(each.step)
         values = [str(each.columns.get(name, "")) for name in columns]

@@ -266,6 +266,21 @@ class ZooDataModule(pl.LightningDataModule):
             model.load_state_dict(own.state_dict(0), strict=False)
             self.images.check(model, own.layout.name or f"The network {own.column('run')[0]!r}")
 
+    def layouts_with_groups(self) -> list[dict[str, Any]]:
+        """Shapes by name, and permutation groups, of each layout of the training networks."""
+        found = []
+        for each, layout in zip(
+            self.networks(kinds=()), dict.fromkeys(self.part("train").column("layout")), strict=True
+        ):
+            groups = self.zoo.layouts[layout].permutation_groups
+            if not groups:  # as of zoos that `hypergen zoo build` wrote
+                inputs = None if self.images is None else self.images.tensors("train")[0][:1]
+                groups = trace(each.model, inputs).symmetry().simple_groups
+            shapes = {name: list(value.shape[1:]) for name, value in each.parameters.items()}
+            kept = [[[name, axis] for name, axis in group if name in shapes] for group in groups]
+            found.append({"shapes": shapes, "groups": [group for group in kept if group]})
+        return found
+
     def generator_arguments(self) -> dict[str, Any]:
         """What a generator of these networks is made with: their layouts, and the sizes of its conditions."""
         part = self.part("train")
@@ -315,6 +330,6 @@ def generator_for(data: ZooDataModule, generator: Callable[..., nn.Module]) -> n
     data.check_task()
     arguments = data.generator_arguments()
     function = generator.func if isinstance(generator, functools.partial) else generator
-    if "code_size" not in inspect.signature(function).parameters:  # conditioned in a way of its own
-        del arguments["code_size"], arguments["metric_size"]
+    if "code_size" not in inspect.signature(function).parameters:  # reads units and trajectories, not conditions
+        arguments = {"layouts": data.layouts_with_groups()}
     return generator(**arguments)

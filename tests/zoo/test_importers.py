@@ -124,7 +124,7 @@ def test_misleading_patterns_are_named(tmp_path):
         "{step:x}_{run}.pth": ":d and :f",
         r"(?P<step>\d+_.*\.pth": "not valid",
         r"(?P<step>\d+)_.*\.pth": r"1_b\.pth.*1_a\.pth.* would both be",
-        "{run}.ckpt": "no checkpoint of this kind",
+        "{run}.ckpt": r"matches none of the 2 files, '1_a\.pth'.*Try '\{run\}",
     }
     for pattern, message in cases.items():
         with pytest.raises(CheckpointError, match=message):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from hypergen.data.zoo import ZooDataModule, generated
 from hypergen.errors import ParameterError
 from hypergen.functional.moving_average import MovingAverage
 from hypergen.generators.checkpoint_transformer.model import CheckpointTransformer
@@ -62,7 +63,7 @@ class CheckpointTransformerTraining(pl.LightningModule):
 
     Args:
         generator: The checkpoint transformer; its scales are set from the zoo.
-        zoo: What it is trained on.
+        zoo: What it is trained on; of a zoo's data module the training runs, with the metric that it names.
         steps: Length of the learning rate schedule: linear warm-up, then cosine to zero.
         batch_size: Pairs per step.
         learning_rate: Peak learning rate of AdamW.
@@ -76,7 +77,7 @@ class CheckpointTransformerTraining(pl.LightningModule):
     def __init__(
         self,
         generator: CheckpointTransformer,
-        zoo: Trajectories,
+        zoo: Trajectories | ZooDataModule,
         steps: int,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
@@ -87,6 +88,8 @@ class CheckpointTransformerTraining(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if isinstance(zoo, ZooDataModule):
+            zoo = trajectories_of(zoo)
         self.generator, self.zoo, self.steps, self.batch_size = generator, zoo, steps, batch_size
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.from_start, self.average_decay, self.seed = from_start, average_decay, seed
@@ -163,6 +166,22 @@ class CheckpointTransformerTraining(pl.LightningModule):
         starts = torch.randint(checkpoints, (count,), generator=random)
         starts = torch.where(torch.rand(count, generator=random) < self.from_start, 0, starts)
         return runs, starts, torch.randint(checkpoints, (count,), generator=random)
+
+
+def trajectories_of(data: ZooDataModule) -> Trajectories:
+    """All checkpoints of the training runs of a zoo of one layout.
+
+    Raises:
+        ParameterError: Runs have one checkpoint, or some have more than others.
+    """
+    zoo = data.zoo.split("train", by="run")
+    if max(Counter(zoo.column("run")).values()) < 2:
+        raise ParameterError(
+            f"A checkpoint transformer learns from several checkpoints of a run; the runs of {str(data.folder)!r} have "
+            "one each. Import checkpoints of several steps, or take another generator."
+        )
+    metrics = torch.tensor([float(str(each["metric"])) for each in data.conditions_of(zoo, ("metric",))])
+    return read_trajectories(zoo.stack(keys=generated(zoo.layout)), metrics, zoo.column("run"), zoo.column("step"))
 
 
 def read_trajectories(

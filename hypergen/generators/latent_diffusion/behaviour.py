@@ -29,7 +29,7 @@ def behaviour_loss(
     """
     with torch.no_grad():
         expected = _outputs(generator, zoo, zoo.tokens[networks], zoo.layout[networks], inputs)
-    return _divergence(_outputs(generator, zoo, tokens, into, inputs), expected)
+    return divergence(_outputs(generator, zoo, tokens, into, inputs), expected)
 
 
 def _outputs(generator: LatentDiffusion, zoo: TrainingZoo, tokens: Tensor, layout: Tensor, inputs: Tensor) -> Tensor:
@@ -42,10 +42,19 @@ def _outputs(generator: LatentDiffusion, zoo: TrainingZoo, tokens: Tensor, layou
     return by_layout(run, tokens, layout)
 
 
-def _divergence(outputs: Tensor, expected: Tensor) -> Tensor:
-    """Between Bernoulli distributions for one output, between categorical ones for several."""
+def divergence(outputs: Tensor, expected: Tensor, reduce: bool = True) -> Tensor:
+    """Kullback-Leibler divergence of predictions: of Bernoulli distributions for one output, else of categorical ones.
+
+    Args:
+        outputs: Logits of generated networks, ``[networks, inputs, outputs]``.
+        expected: Logits of those that they stand for, in the same form.
+        reduce: Whether to average over networks and inputs; else ``[networks, inputs]``.
+    """
     if expected.shape[-1] == 1:
         chances = expected.sigmoid()
-        return F.binary_cross_entropy_with_logits(outputs, chances) - F.binary_cross_entropy(chances, chances)
-    logs, expected_logs = outputs.log_softmax(-1), expected.log_softmax(-1)
-    return (expected_logs.exp() * (expected_logs - logs)).sum(-1).mean()
+        error = F.binary_cross_entropy_with_logits(outputs, chances, reduction="none")
+        apart = (error - F.binary_cross_entropy(chances, chances, reduction="none"))[..., 0]
+    else:
+        logs, expected_logs = outputs.log_softmax(-1), expected.log_softmax(-1)
+        apart = (expected_logs.exp() * (expected_logs - logs)).sum(-1)
+    return apart.mean() if reduce else apart

@@ -11,6 +11,7 @@ _STEPS = ("step", "steps", "iter", "iteration", "epoch", "ep", "e", "checkpoint"
 _RUNS = ("run", "trial", "net", "network", "model", "member", "fold", "exp", "experiment", "id")
 _METRICS = {"acc": "accuracy", "accuracy": "accuracy", "loss": "loss"}
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+_JOINED = re.compile(rf"({'|'.join(_SPLITS)})?({'|'.join(sorted(_METRICS, key=len, reverse=True))})")
 _SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar")
 
 
@@ -57,9 +58,10 @@ def _file(path: PurePosixPath, alike: Sequence[PurePosixPath], fields: set[str])
             words = []
             continue
         if piece.isalpha():
-            if len({other[number] for other in others}) > 1 and "run" not in fields:
-                fields.add("run")
-                text += "{run}"
+            if len({other[number] for other in others}) > 1:
+                field = "run" if "run" not in fields else f"hyperparameters.word{number}"
+                fields.add(field)
+                text, words = f"{text}{{{field}}}", []
                 continue
             words.append(piece.lower())
         text += piece
@@ -73,9 +75,8 @@ def _field(words: Sequence[str], fields: set[str]) -> str:
         return "step"
     if last == "seed":
         return "init_seed"
-    if last in _METRICS:
-        split = _SPLITS.get(words[-2], "test") if len(words) > 1 else "test"
-        return f"{split}.{_METRICS[last]}"
+    if joined := _JOINED.fullmatch("".join(words[-2:])) or _JOINED.fullmatch(last):
+        return f"{_SPLITS.get(joined[1], 'test')}.{_METRICS[joined[2]]}"
     if last in _RUNS or not words:
         return "run" if "run" not in fields and last not in _STEPS else "step"
     return f"hyperparameters.{last}"
