@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from hypergen.architectures.by_name import python_object
 from hypergen.data.in_memory import SPLITS, InMemoryDataModule
@@ -124,12 +125,13 @@ class WrappedDataModule(InMemoryDataModule):
             return self._samples(getattr(self.module, _LOADERS[split])(), split)
 
     def _samples(self, loader: Any, split: str) -> tuple[Tensor, Tensor]:
-        if isinstance(loader, (list, tuple)) and len(loader) == 1:
+        if isinstance(loader, (list, tuple)) and loader and isinstance(loader[0], DataLoader):
+            if len(loader) > 1:
+                raise HypergenError(f"{self.name!r}: {_LOADERS[split]} gives {len(loader)} loaders; expected one.")
             loader = loader[0]
-        if isinstance(loader, (list, tuple, Mapping)) or not isinstance(loader, Iterable):
-            raise HypergenError(
-                f"{self.name!r}: {_LOADERS[split]} gives a {type(loader).__name__}; expected one loader."
-            )
+        if isinstance(loader, Mapping) or not isinstance(loader, Iterable):
+            kind = type(loader).__name__
+            raise HypergenError(f"{self.name!r}: {_LOADERS[split]} gives a {kind}; expected a loader of batches.")
         inputs, labels, count = [], [], 0
         for batch in loader:
             try:

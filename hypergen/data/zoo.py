@@ -269,15 +269,10 @@ class ZooDataModule(pl.LightningDataModule):
     def layouts_with_groups(self) -> list[dict[str, Any]]:
         """Shapes by name, and permutation groups, of each layout of the training networks."""
         found = []
-        for each, layout in zip(
-            self.networks(kinds=()), dict.fromkeys(self.part("train").column("layout")), strict=True
-        ):
-            groups = self.zoo.layouts[layout].permutation_groups
-            if not groups:  # as of zoos that `hypergen zoo build` wrote
-                inputs = None if self.images is None else self.images.tensors("train")[0][:1]
-                groups = trace(each.model, inputs).symmetry().simple_groups
-            shapes = {name: list(value.shape[1:]) for name, value in each.parameters.items()}
-            kept = [[[name, axis] for name, axis in group if name in shapes] for group in groups]
+        for layout in dict.fromkeys(self.part("train").column("layout")):
+            own = self.zoo.layouts[layout]
+            shapes = {name: list(own[name].shape) for name in generated(own)}
+            kept = [[[name, axis] for name, axis in group if name in shapes] for group in own.permutation_groups]
             found.append({"shapes": shapes, "groups": [group for group in kept if group]})
         return found
 

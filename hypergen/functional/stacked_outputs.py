@@ -10,12 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from hypergen.errors import ParameterError
 
 # Samples that run at once, over all networks: activations of more would not fit into a small machine's memory.
 _SAMPLES_AT_ONCE = 400_000
 _NETWORKS_AT_ONCE = 512
+# Convolutions of many networks become one in groups, which on a processor is several times slower than one after
+# another as soon as each has a batch to itself.
+_MANY_SAMPLES = 128
 
 
 class StackedOutputs:
@@ -32,6 +36,7 @@ class StackedOutputs:
     def __init__(self, model: nn.Module, calibration: Tensor | None = None) -> None:
         self.model = copy.deepcopy(model).eval()
         self.calibration = calibration
+        self._one_by_one = any(isinstance(module, _ConvNd) for module in self.model.modules())
         self._norms = {name: module for name, module in self.model.named_modules() if keeps_statistics(module)}
         self._by_batch = _by_batch(self.model) if self._norms else self.model
         self._calibrating = _calibrating(self.model) if self._norms else self.model
@@ -76,6 +81,9 @@ class StackedOutputs:
         def one(own: dict[str, Tensor]) -> Tensor:
             return logits_of(functional_call(model, own, (inputs,)))
 
+        if self._one_by_one and len(inputs) >= _MANY_SAMPLES:
+            count = len(next(iter(tensors.values())))
+            return torch.stack([one({name: value[row] for name, value in tensors.items()}) for row in range(count)])
         chunk = max(1, min(_NETWORKS_AT_ONCE, _SAMPLES_AT_ONCE // max(1, len(inputs))))
         return vmap(one, chunk_size=chunk)(dict(tensors))
 

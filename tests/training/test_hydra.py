@@ -37,7 +37,13 @@ OF_TASKS = {
     **{
         f"{group}={name}": "task=zoo_generator"
         for group in ("generator", "training")
-        for name in ("autoregressive_generator", "hyper_representation", "latent_diffusion", "recurrent_diffusion")
+        for name in (
+            "autoregressive_generator",
+            "flow_matching",
+            "hyper_representation",
+            "latent_diffusion",
+            "recurrent_diffusion",
+        )
     },
 }
 SELECTING = ("task", "experiment", "debug", "hparams_search")

@@ -68,22 +68,26 @@ def finetune(
     """
     checks = _checks(protocol.steps)
     early = checks.index(min(EARLY, protocol.steps))
-    curves: dict[str, list[Tensor]] = {"validation": [], "test": []}  # Per rate: [checks, networks].
+    # Test accuracy is measured of the chosen rates alone: networks are kept until these are known.
+    kept: list[list[Stacked]] = []
+    validation: list[Tensor] = []  # Per rate: [checks, networks].
     for rate in protocol.learning_rates:
         steps = problem.training_steps(networks, conditions, learning_rate=rate, seed=seed)
-        found: dict[str, list[Tensor]] = {"validation": [], "test": []}
+        visited, found = [], []
         for step, values in enumerate(islice(steps, protocol.steps + 1)):
             if step in checks:
-                for split, accuracy in found.items():
-                    accuracy.append(accuracies(problem, values, conditions, split))
-        for split, accuracy in found.items():
-            curves[split].append(torch.stack(accuracy))
-    best_early = max(range(len(curves["test"])), key=lambda i: float(curves["validation"][i][early].mean()))
-    best = min(
-        range(len(curves["test"])), key=lambda i: float(_steps_to(curves["validation"][i], checks, target).mean())
-    )
-    curve = tuple(zip(checks, curves["test"][best].mean(1).tolist(), strict=True))
-    return Finetuning(curves["test"][best_early][early], _steps_to(curves["test"][best], checks, target), curve)
+                visited.append({name: value.clone() for name, value in values.items()})
+                found.append(accuracies(problem, values, conditions, "validation"))
+        kept.append(visited)
+        validation.append(torch.stack(found))
+    best_early = max(range(len(kept)), key=lambda i: float(validation[i][early].mean()))
+    best = min(range(len(kept)), key=lambda i: float(_steps_to(validation[i], checks, target).mean()))
+    test = torch.stack([accuracies(problem, values, conditions, "test") for values in kept[best]])
+    at_early = test[early]
+    if best_early != best:
+        at_early = accuracies(problem, kept[best_early][early], conditions, "test")
+    curve = tuple(zip(checks, test.mean(1).tolist(), strict=True))
+    return Finetuning(at_early, _steps_to(test, checks, target), curve)
 
 
 def finetune_each(

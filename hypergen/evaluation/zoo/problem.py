@@ -13,7 +13,7 @@ from hypergen.evaluation.zoo.data import Stacked
 from hypergen.functional.stacked_outputs import StackedOutputs
 from hypergen.symmetry.align.stacked import PermutationGroup
 
-_CALIBRATION_SAMPLES = 512
+_CALIBRATION_SAMPLES = 256
 
 
 class ZooProblem(Protocol):

@@ -52,14 +52,24 @@ def align(
 def _descend(
     stacked: dict[str, Tensor], reference: Mapping[str, Tensor], groups: Sequence[PermutationGroup]
 ) -> dict[str, Tensor]:
+    names = dict.fromkeys(name for group in groups for name, _ in group)
+    result = dict(stacked)
+    count = len(next(iter(stacked.values())))
+    active = torch.arange(count)  # Networks of which a unit moved in the last sweep: the others are settled.
+    own, near = {name: stacked[name] for name in names}, {name: reference[name] for name in names}
     for _ in range(_SWEEPS):
-        changed = False
+        changed = torch.zeros(len(active), dtype=torch.bool)
         for group in groups:
-            stacked, moved = _match(stacked, reference, group, ())
+            own, moved = _match(own, near, group, ())
             changed |= moved
-        if not changed:
+        for name in names:
+            result[name] = own[name] if len(active) == count else result[name].index_copy(0, active, own[name])
+        if not changed.any():
             break
-    return stacked
+        active = active[changed]
+        own = {name: value[changed] for name, value in own.items()}
+        near = {name: value if len(value) == 1 else value[changed] for name, value in near.items()}
+    return result
 
 
 def _match(
@@ -67,8 +77,8 @@ def _match(
     reference: Mapping[str, Tensor],
     group: PermutationGroup,
     unsettled: Sequence[PermutationGroup],
-) -> tuple[dict[str, Tensor], bool]:
-    """Match one group, by its parameters that no unsettled group touches; tells whether a unit moved."""
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Match one group, by its parameters that no unsettled group touches; tells of which networks a unit moved."""
     touched = {name for other in unsettled for name, _ in other}
     used = [(name, axis) for name, axis in group if name not in touched] or group
     similarity = torch.stack(
@@ -79,9 +89,8 @@ def _match(
     ).sum(0)  # [networks, reference units, units]
     order = _assign(similarity.detach())
     matched = dict(stacked)
-    if (order == torch.arange(order.shape[1], device=order.device)).all():
-        return matched, False
-    return permute_units(matched, group, order), True
+    moved = (order != torch.arange(order.shape[1], device=order.device)).any(1).cpu()
+    return (permute_units(matched, group, order), moved) if moved.any() else (matched, moved)
 
 
 def _assign(similarity: Tensor) -> Tensor:
