@@ -29,6 +29,8 @@ from hypergen.generators.donor import DonorMapping
 from hypergen.generators.generator import check_predictable
 from hypergen.graph import ComputationalGraph, trace
 from hypergen.graph.inputs import example_arguments
+from hypergen.scaling.report import ScalingReport
+from hypergen.scaling.rules import Rule, initialize_scaled
 
 __all__ = ["InitializationReport", "initialize", "predict_params"]
 
@@ -75,12 +77,16 @@ def predict_params(
 @overload
 def initialize(model: nn.Module, *, donor: Donor, **options: Any) -> DonorMapping: ...
 @overload
+def initialize(model: nn.Module, *, scaling: Rule, base: nn.Module, **options: Any) -> ScalingReport: ...
+@overload
 def initialize(model: nn.Module, generator: GeneratorOrName = ..., **options: Any) -> InitializationReport: ...
 def initialize(
     model: nn.Module,
     generator: GeneratorOrName = "digits-ghn",
     *,
     donor: Donor | None = None,
+    scaling: Rule | None = None,
+    base: nn.Module | None = None,
     condition: Any = None,
     example_inputs: Any = None,
     diversify: str | None = None,
@@ -95,7 +101,7 @@ def initialize(
     fallback: str = "default",
     scale: str = "auto",
     **donor_options: Any,
-) -> InitializationReport | DonorMapping:
+) -> InitializationReport | DonorMapping | ScalingReport:
     """Write predicted parameters into ``model``, in place and all or nothing.
 
     Its parameters stay the objects that they are, so an optimiser may be built before or after. After any error the
@@ -109,6 +115,9 @@ def initialize(
         generator: A generator, or a name or path for :func:`load_generator`.
         donor: A trained network, of any width and depth, to take parameters from in the place of a generator: a
             module, a state dict, a file or a folder.
+        scaling: Scale rule, such as ``"mup"``, that the network's own freshly drawn values are brought to in the place
+            of a generator; see :func:`hypergen.scaling.scaling_rules`. The report makes the optimiser's groups.
+        base: The network of the same constructor that learning rates are tuned on, for ``scaling``.
         condition: What else the generator's parameters depend on.
         example_inputs: What ``model(...)`` is called with. Worked out from the model where it tells, else from the
             first batch of ``calibrate``.
@@ -149,6 +158,13 @@ def initialize(
         TraceError: The model could not be run on example inputs.
         CheckpointError: The generator cannot be loaded.
     """
+    if scaling is not None or base is not None:
+        if scaling is None or base is None or donor is not None or donor_options:
+            raise GeneratorError(
+                "A scale rule takes `scaling=` (its name) and `base=` (the network that learning rates are tuned on), "
+                "and no donor."
+            )
+        return initialize_scaled(model, base, scaling, example_inputs=example_inputs)
     if donor is not None:
         for option in ("condition", "diversify", "head_layer", "num_classes"):
             if locals()[option] is not None:

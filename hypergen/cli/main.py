@@ -16,6 +16,7 @@ from hypergen.cli.graph import graph
 from hypergen.cli.initialize import initialize
 from hypergen.cli.predict import predict
 from hypergen.cli.prune import prune
+from hypergen.cli.scaling import scaling
 from hypergen.cli.zoo import zoo
 
 
@@ -58,6 +59,7 @@ for command in (predict, initialize, graph, align, prune, evaluate, generators):
     app.command()(command)
 app.add_typer(zoo, name="zoo")
 app.add_typer(adapters, name="adapters")
+app.add_typer(scaling, name="scaling")
 
 
 @app.command(
