@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hypergen.api.predict import InitializationReport, initialize, predict_params
     from hypergen.generators.factory import list_generators, load_generator
     from hypergen.generators.generator import Generator
+    from hypergen.generators.hypernetwork.model import HyperNetwork
     from hypergen.graph.computational_graph import ComputationalGraph
     from hypergen.graph.tracing.trace import trace
     from hypergen.symmetry.align.merging import align_networks as align
