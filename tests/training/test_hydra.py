@@ -29,6 +29,8 @@ OF_TASKS = {
     "evaluation=property_prediction": "task=metanetwork",
     "evaluation=target": "task=target",
     "evaluation=zoo": "task=zoo_generator",
+    "evaluation=hypernetwork": "task=hypernetwork",
+    "training=hypernetwork": "task=hypernetwork",
     "training=target": "task=target",
     "training=property_prediction": "task=metanetwork",
     "training=meta_pruning": "experiment=pruning",

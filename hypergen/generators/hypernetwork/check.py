@@ -94,7 +94,8 @@ def check_hypernetwork(
         if (value := scales[1][1].get(name)) is not None and (other := scales[0][1].get(name)) is not None
     }
     effect = max(
-        (float((value - value[:1]).abs().max()) / max(_size(value), 1e-12) for value in stacked.values()), default=0.0
+        (float((value - value[:1]).detach().abs().max()) / max(_size(value), 1e-12) for value in stacked.values()),
+        default=0.0,
     )
     return HyperNetworkCheck(
         weights,

@@ -197,7 +197,8 @@ class ConditionEncoding(nn.Module):
             angle = (rows - part.low) / (part.high - part.low) * (math.pi / 2)
             return torch.cat((angle.cos(), angle.sin()), 1)
         if self.encoding == "layer_norm":
-            return F.layer_norm(rows, (part.size,))
+            # Without the constant of `F.layer_norm`, under which small values would stay small.
+            return F.normalize(rows - rows.mean(1, keepdim=True), dim=1) * part.size**0.5
         return F.normalize(rows, dim=1)
 
     def random(self, number: int, generator: torch.Generator | None = None) -> dict[str, Tensor] | Tensor:

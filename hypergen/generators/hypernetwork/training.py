@@ -102,7 +102,7 @@ class HyperNetworkTraining(pl.LightningModule):
 
     def val_dataloader(self) -> Any:
         """Validation batches."""
-        return self._data.val_dataloader()
+        return [] if self.data is None else self.data.val_dataloader()
 
     @property
     def _data(self) -> Any:
