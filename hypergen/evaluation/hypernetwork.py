@@ -82,7 +82,7 @@ def evaluate_hypernetwork(
 def _train_baseline(
     hyper: HyperNetwork, data: InMemoryDataModule, change: Prepare, steps: int, learning_rate: float, seed: int
 ) -> nn.Module:
-    network = copy.deepcopy(hyper.target)
+    network = copy.deepcopy(hyper.attached())
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     random, step = torch.Generator().manual_seed(seed), 0

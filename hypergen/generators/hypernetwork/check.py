@@ -73,7 +73,7 @@ def check_hypernetwork(
     Returns:
         The ratios, and what is wrong in words.
     """
-    target = hyper._attached()
+    target = hyper.attached()
     random = torch.Generator().manual_seed(0)
     encoded = hyper._encode(hyper.encoding.random(_CONDITIONS, random) if condition is None else condition)
     with torch.enable_grad():
@@ -126,7 +126,8 @@ def _problems(
                 )
     if dead:
         problems.append(f"heads without gradients: {', '.join(dead[:5])}: they will not be trained")
-    trained = any(bool(readout.weight.any()) for readout in hyper.heads.readouts)
+    readouts: list[Any] = [readout.weight for readout in hyper.heads.readouts]
+    trained = any(bool(weight.any()) for weight in readouts)
     with torch.no_grad():
         states = hyper.trunk(encoded)
     if len(encoded) > 1 and float(states.std(0).max()) < 1e-5 * max(_size(states), 1e-12):
@@ -181,7 +182,7 @@ def _dead_heads(
     hyper: HyperNetwork, stacked: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None]
 ) -> tuple[str, ...]:
     """Parameters that are read, but whose head would not move."""
-    readouts = [readout.weight for readout in hyper.heads.readouts]
+    readouts: list[Any] = [readout.weight for readout in hyper.heads.readouts]
     dead = []
     for name, value in stacked.items():
         gradient = gradients.get(name)

@@ -54,13 +54,13 @@ class Heads(nn.Module):
             raise UnknownNameError("kind of heads", kind, HEADS)
         self.kind, self.shapes, self.tokens = kind, [tuple(shape) for shape in shapes], tokens
         self.sizes = [math.prod(shape) for shape in self.shapes]
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         if kind == "per_tensor":
-            outputs, entries, groups = [sum(self.sizes)], 0, {}
+            outputs, entries = [sum(self.sizes)], 0
         elif kind == "chunked":
             chunk_size = min(chunk_size, sum(self.sizes))
-            outputs, entries, groups = [chunk_size], -(-sum(self.sizes) // chunk_size), {}
+            outputs, entries = [chunk_size], -(-sum(self.sizes) // chunk_size)
         else:
-            groups = defaultdict(list)
             for index, shape in enumerate(self.shapes):
                 groups[shape].append(index)
             outputs, entries = [math.prod(shape) for shape in groups], len(self.shapes)
@@ -68,7 +68,7 @@ class Heads(nn.Module):
         self.readouts = nn.ModuleList(nn.Linear(hidden, size, bias=False) for size in outputs)
         for readout in self.readouts:
             # States have values of about 1, so that sums over them have this deviation.
-            nn.init.normal_(readout.weight, std=init_scale / math.sqrt(hidden))
+            nn.init.normal_(readout.weight, std=init_scale / math.sqrt(hidden))  # type: ignore[arg-type]
         if entries:
             self.embedding = nn.Parameter(torch.randn(entries, hidden))
         if kind in ("per_type", "chunked"):

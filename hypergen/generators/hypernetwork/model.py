@@ -80,6 +80,15 @@ class HyperNetwork(Generator):
         GeneratorError: The condition's specification cannot be read.
     """
 
+    # Attributes that nn.Module.__getattr__ would leave unknown to type checkers.
+    target: nn.Module | None
+    layout: Layout
+    scales: Tensor
+    base: _Values
+    own_buffers: _Values
+    heads: Heads
+    encoding: ConditionEncoding
+
     def __new__(cls, target: Any = None, *args: Any, **kwargs: Any) -> Self:
         """Record the target's layout in the place of the target, which JSON cannot hold."""
         if target is None:  # Copying and unpickling make an empty instance.
@@ -203,7 +212,7 @@ class HyperNetwork(Generator):
             GeneratorError: The condition does not fit, or there is no target.
             ParameterError: The target writes into its own parameters, or cannot run a network for each example.
         """
-        target = self._attached()
+        target = self.attached()
         encoded = self._encode(condition)
         same, stacked = self._same_for_all(), self._stacked(encoded)
         if encoded.batched or shared_inputs:
@@ -263,7 +272,8 @@ class HyperNetwork(Generator):
             name: value.detach() for name, value in sources.items() if value.requires_grad and not value.is_meta
         }
         layout = self.layout["parameters"]
-        return {names[name]: found.get(name, rest.get(name)) for name in layout if name in found or name in rest}
+        every = {**rest, **found}
+        return {names[name]: every[name] for name in layout if name in every}
 
     def check(
         self, *inputs: Any, condition: Any = None, loss: Callable[[Any], Tensor] | None = None, **keywords: Any
@@ -290,14 +300,19 @@ class HyperNetwork(Generator):
             target._apply(fn)
         return super()._apply(fn, recurse)
 
-    def _attached(self) -> nn.Module:
+    def attached(self) -> nn.Module:
+        """The network that it runs.
+
+        Raises:
+            GeneratorError: There is none.
+        """
         target = self.__dict__["target"]
         if target is None:
             raise GeneratorError(
                 "The hypernetwork was loaded without the network that it runs. Call `hyper.attach(network)`, or load "
                 "it with `HyperNetwork.from_pretrained(folder, target=network)`."
             )
-        return target  # type: ignore[no-any-return]
+        return target
 
     def _encode(self, condition: Any) -> Encoded:
         weight = self.scales
@@ -322,7 +337,7 @@ class HyperNetwork(Generator):
             base = {name: self.base.get(name) for name in self.names}
         else:
             if sources is None:
-                sources = dict(self._attached().named_parameters())
+                sources = dict(self.attached().named_parameters())
             if empty := [name for name in self.names if name not in sources or sources[name].is_meta]:
                 raise ParameterError(
                     f'base="target" changes the target\'s own values, and {empty[0]!r} has none. Pass the network '
@@ -334,7 +349,7 @@ class HyperNetwork(Generator):
     def _same_for_all(self) -> dict[str, Tensor]:
         """Parameters and buffers that do not depend on the condition."""
         held = self.base.names()
-        own = {name: value.detach() for name, value in self._attached().named_parameters() if name not in held}
+        own = {name: value.detach() for name, value in self.attached().named_parameters() if name not in held}
         own |= {name: self.base.get(name) for name in held}
         own |= {name: self.own_buffers.get(name) for name in self.own_buffers.names()}
         return {name: value for name, value in own.items() if name not in self.names}

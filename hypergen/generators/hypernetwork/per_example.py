@@ -95,7 +95,7 @@ def run_each(
     if torch.compiler.is_compiling():
         compiled = vmap(call, axes, randomness="different")(dict(stacked), *leaves)
         return compiled if shared_inputs else tree_map(_joined, compiled)
-    outputs = None
+    outputs: Sequence[Tensor]
     if not loop:
         try:
             with _quiet():
