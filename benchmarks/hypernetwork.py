@@ -40,7 +40,7 @@ class SmallGPT(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits ``[batch, tokens, 65]``."""
         mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
-        return self.head(self.blocks(self.embedding(tokens) + self.positions, mask))  # type: ignore[no-any-return]
+        return self.head(self.blocks(self.embedding(tokens) + self.positions, mask, is_causal=True))  # type: ignore[no-any-return]
 
 
 def networks() -> dict[str, tuple[nn.Module, Tensor, dict[str, Any], float]]:
