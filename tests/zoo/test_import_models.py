@@ -214,3 +214,48 @@ def test_statistics_of_batch_norms_are_those_of_each_network():
         for network, own in zip(networks, found, strict=True):
             calibrate_batch_norm(network, [calibration])
             torch.testing.assert_close(network.eval()(many), own, rtol=1e-4, atol=1e-5)
+
+
+def varint(value):
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])
+
+
+def field(number, content):
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def items(values):
+    return b"".join(field(1, field(1, key.encode()) + field(16, text.encode())) for key, text in values.items())
+
+
+def test_offline_runs_of_wandb_are_read_without_it(tmp_path):
+    run = field(17, field(1, b"id1") + field(4, items({"lr": "0.1"})) + field(8, b"seed1"))
+    history = [field(2, items({"_step": str(step), "val/acc": str(0.5 + step / 10)})) for step in (0, 1)]
+    long = field(2, items({"_step": "2", "val/acc": "0.9", "note": '"' + "x" * 40_000 + '"'}))  # more than one block
+    content = b":W&B\x00\x00\x00"
+    for record in [run, *history, long]:
+        first = True
+        while record or first:
+            room = 32_768 - len(content) % 32_768
+            if room < 7:
+                content += b"\0" * room
+                continue
+            chunk, record = record[: room - 7], record[room - 7 :]
+            kind = (1 if first else 4) if not record else (2 if first else 3)
+            content += b"\0\0\0\0" + len(chunk).to_bytes(2, "little") + bytes([kind]) + chunk
+            first = False
+    folder = tmp_path / "wandb/offline-run-20260101_000000-id1"
+    folder.mkdir(parents=True)
+    (folder / "run-id1.wandb").write_bytes(content)
+    (tmp_path / "wandb/latest-run").symlink_to(folder)
+    joined = JoinedLogs(read_logs(tmp_path / "wandb"), [("seed1", 1), ("seed1", 2)])
+    assert joined("seed1", 1) == {"hyperparameters.lr": 0.1, "validation.accuracy": 0.6}
+    assert joined("seed1", 2)["validation.accuracy"] == 0.9
+    (folder / "run-id1.wandb").write_bytes(content[: len(content) - 100])  # killed while it wrote
+    assert len(read_logs(tmp_path / "wandb")[0].rows) == 2
+    (folder / "run-id1.wandb").write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match="no log of Weights & Biases"):
+        read_logs(tmp_path / "wandb")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -25,7 +25,7 @@ class FinetuningProtocol:
         below_trained: The target is the mean accuracy of trained networks less this.
     """
 
-    learning_rates: tuple[float, ...] = (1e-3, 5e-3, 2e-2)
+    learning_rates: Sequence[float] = (1e-3, 5e-3, 2e-2)
     steps: int = 100
     below_trained: float = 0.01
 

@@ -86,12 +86,15 @@ class FlowMatching(ZooGenerator):
         self.components, self.sampling_steps, self.temperature = components, sampling_steps, temperature
         self.statistics = TokenStatistics(layouts, token_size)
         self.condition_encoder = ConditionEncoder(condition_size, code_size, metric_size)
-        self.velocities = nn.ModuleList()
+        self.velocities, self.write = nn.ModuleList(), nn.ModuleList()
         for number, layout in enumerate(self.statistics.layouts):
             values = layout.num_tokens * token_size
             self.velocities.append(LatentDenoiser(components or values, condition_size, hidden, layers))
             if components:
                 self.register_buffer(f"basis_{number}", torch.zeros(components, values))
+                self.write.append(nn.Linear(components, values))
+                nn.init.zeros_(self.write[number].weight)  # Set by the zoo's components.
+                nn.init.zeros_(self.write[number].bias)
         self.sampling_scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=_TIMES)
 
     @property
@@ -117,6 +120,7 @@ class FlowMatching(ZooGenerator):
         # One unit for all components, as for weights: weak ones stay weak.
         unit = strength[:kept].square().sum().div(max(len(z) - 1, 1) * kept).sqrt().clamp_min(1e-6)
         basis[:kept] = main[:kept] * unit
+        self.write[number].weight.copy_(basis.T)  # type: ignore[operator, union-attr]
 
     def encode(self, number: int, stacked: Mapping[str, Tensor]) -> Tensor:
         """Networks of a layout as vectors, ``[networks, size]``."""
@@ -127,8 +131,8 @@ class FlowMatching(ZooGenerator):
         return z @ basis.T / basis.square().sum(1).clamp_min(1e-12)
 
     def decode(self, number: int, vectors: Tensor) -> dict[str, Tensor]:
-        """Undo :meth:`encode`, within the span of the components; differentiable."""
-        z = vectors @ getattr(self, f"basis_{number}") if self.components else vectors
+        """Undo :meth:`encode`, within the span of the components unless these were trained on; differentiable."""
+        z = self.write[number](vectors) if self.components else vectors
         return self.statistics.decode(number, z.unflatten(1, (-1, self.statistics.layouts[number].token_size)))
 
     def velocity(self, number: int, vectors: Tensor, times: Tensor, condition: Tensor) -> Tensor:

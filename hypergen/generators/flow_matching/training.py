@@ -19,8 +19,9 @@ from hypergen.generators.tokens.training import TokenGeneratorTraining
 class FlowMatchingTraining(TokenGeneratorTraining):
     """Minimises the error of the velocity, and where wanted the divergence of what networks compute.
 
-    ``loss = |v(x_s, s, c) - (e - x)|² + behaviour_weight · (1 - s) · KL``, where KL is that of the predictions of the
-    network ``x_s - s v``, to which the flow leads, from those of ``x``, on some inputs of the networks' task.
+    ``loss = |v(x_s, s, c) - (e - x)|² + behaviour_weight · KL``, where KL is that of the predictions of the network
+    ``x_s - s v``, to which the flow leads, from those of ``x``, on some inputs of the networks' task. By it the
+    components, which write networks, are trained on, too.
 
     Args:
         generator: The generator; its statistics and components are set from the zoo.
@@ -44,7 +45,7 @@ class FlowMatchingTraining(TokenGeneratorTraining):
         *,
         behaviour_weight: float = 0.0,
         behaviour_networks: int = 16,
-        behaviour_inputs: int = 64,
+        behaviour_inputs: int = 32,
         **options: Any,
     ) -> None:
         if inputs is None and behaviour_weight and isinstance(networks, ZooDataModule) and networks.images is not None:
@@ -85,11 +86,13 @@ class FlowMatchingTraining(TokenGeneratorTraining):
         own = {name: value[index[some]].to(self.device) for name, value in self.networks[which].parameters.items()}
         with torch.no_grad():
             expected = self.outputs[which](own, inputs)
-        apart = divergence(self.outputs[which](reached, inputs), expected, reduce=False)  # [networks, inputs]
-        behaviour = ((1 - times[some, None]) * apart).mean()
+        apart = divergence(self.outputs[which](reached, inputs), expected)
+        behaviour = apart
         self.log("train/behaviour", behaviour, prog_bar=True)
         return error + self.behaviour_weight * behaviour
 
     def trained(self) -> list[nn.Parameter]:
-        """The velocity of each layout and the encoder of conditions."""
-        return [*self.generator.velocities.parameters(), *self.generator.condition_encoder.parameters()]
+        """The velocity of each layout, the encoder of conditions, and the components where behaviour counts."""
+        generator = self.generator
+        written = generator.write.parameters() if self.behaviour_weight else ()
+        return [*generator.velocities.parameters(), *generator.condition_encoder.parameters(), *written]

@@ -42,19 +42,15 @@ def _outputs(generator: LatentDiffusion, zoo: TrainingZoo, tokens: Tensor, layou
     return by_layout(run, tokens, layout)
 
 
-def divergence(outputs: Tensor, expected: Tensor, reduce: bool = True) -> Tensor:
+def divergence(outputs: Tensor, expected: Tensor) -> Tensor:
     """Kullback-Leibler divergence of predictions: of Bernoulli distributions for one output, else of categorical ones.
 
     Args:
         outputs: Logits of generated networks, ``[networks, inputs, outputs]``.
         expected: Logits of those that they stand for, in the same form.
-        reduce: Whether to average over networks and inputs; else ``[networks, inputs]``.
     """
     if expected.shape[-1] == 1:
         chances = expected.sigmoid()
-        error = F.binary_cross_entropy_with_logits(outputs, chances, reduction="none")
-        apart = (error - F.binary_cross_entropy(chances, chances, reduction="none"))[..., 0]
-    else:
-        logs, expected_logs = outputs.log_softmax(-1), expected.log_softmax(-1)
-        apart = (expected_logs.exp() * (expected_logs - logs)).sum(-1)
-    return apart.mean() if reduce else apart
+        return F.binary_cross_entropy_with_logits(outputs, chances) - F.binary_cross_entropy(chances, chances)
+    logs, expected_logs = outputs.log_softmax(-1), expected.log_softmax(-1)
+    return (expected_logs.exp() * (expected_logs - logs)).sum(-1).mean()

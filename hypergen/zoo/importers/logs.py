@@ -175,7 +175,7 @@ def _ray_tune(source: Path) -> Iterator[RunLog]:
 
 
 def _wandb(source: Path) -> Iterator[RunLog]:
-    for file in sorted(source.rglob("*.wandb")):
+    for file in sorted({file.resolve() for file in source.rglob("*.wandb")}):  # `latest-run` is a link to one of them
         run = read_offline_run(file)
         yield RunLog((run.name, run.id, file.parent.name), run.history, file.parent, run.config)
 
