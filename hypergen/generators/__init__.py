@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from hypergen.generators.checkpoint_transformer.training import CheckpointTransformerTraining
     from hypergen.generators.conditions import ConditionEncoder
     from hypergen.generators.factory import list_generators, load_generator
-    from hypergen.generators.flow_matching.model import FlowMatching
-    from hypergen.generators.flow_matching.training import FlowMatchingTraining
     from hypergen.generators.generator import Generator
     from hypergen.generators.ghn.meta_batches import MetaBatchDataModule
     from hypergen.generators.ghn.model import GraphHypernetwork

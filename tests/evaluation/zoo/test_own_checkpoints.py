@@ -15,7 +15,7 @@ from hypergen.evaluation.results import Results, Row
 from hypergen.evaluation.zoo.finetuning import FinetuningProtocol
 from hypergen.evaluation.zoo.folder import evaluate_on_zoo
 from hypergen.evaluation.zoo.protocol import ZooEvaluation
-from hypergen.generators import Gaussian, GaussianTraining
+from hypergen.generators.gaussian import Gaussian, GaussianTraining
 from hypergen.zoo.importers import import_zoo
 
 SOURCE = """
