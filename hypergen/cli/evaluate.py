@@ -24,6 +24,9 @@ def evaluate(
         str, typer.Option(help="package.module:datamodule of the zoo's networks; the digits by default.")
     ] = "",
     metric: Annotated[str, typer.Option(help="package.module:function of outputs and labels, not accuracy.")] = "",
+    column: Annotated[
+        str, typer.Option(help="The column that the generator was trained for, data.metric: validation.accuracy.")
+    ] = "",
     samples: Annotated[int, typer.Option(min=1, help="Networks per condition, in the zoo protocol.")] = 4,
     aims: Annotated[str, typer.Option(help="What to compare with: release, or five_minutes.")] = "release",
     architectures: Annotated[
@@ -37,8 +40,8 @@ def evaluate(
         raise UnknownNameError("protocol", protocol, _PROTOCOLS)
     if (protocol == "zoo") != (zoo is not None):
         raise HypergenError("--protocol zoo and --zoo FOLDER belong together: the zoo holds out what is measured.")
-    if (data or metric) and zoo is None:
-        raise HypergenError("--data and --metric are for --protocol zoo.")
+    if (data or metric or column) and zoo is None:
+        raise HypergenError("--data, --metric and --column are for --protocol zoo.")
     from hypergen.api.predict import load_generator
     from hypergen.data import DigitsDataModule, TextDataModule
     from hypergen.evaluation import AIMS, evaluate_image_classifier_generator, evaluate_language_model_generator
@@ -60,7 +63,7 @@ def evaluate(
         if not isinstance(loaded, ZooGenerator):
             raise HypergenError(f"{generator!r} is a {type(loaded).__name__}, which was not trained on a zoo.")
         look_in_current_folder()
-        opened = ZooDataModule(zoo, DigitsDataModule(), task=data or None, score=metric or None)
+        opened = ZooDataModule(zoo, DigitsDataModule(), task=data or None, metric=column or None, score=metric or None)
         evaluation = evaluate_on_zoo(loaded, opened, samples=samples, seed=seed)
         evaluation.write(out)
         evaluation.print_table()

@@ -244,6 +244,9 @@ def sample(
     wanted: Annotated[
         float | None, typer.Option(help="The metric to reach that the generator was trained for, as 0.97.")
     ] = None,
+    column: Annotated[
+        str, typer.Option(help="The column that --wanted is a value of, data.metric in training: validation.accuracy.")
+    ] = "",
     task: Annotated[str, typer.Option(help="Name of a task of the zoo whose code is the condition.")] = "",
     data: Annotated[
         str, typer.Option(help="package.module:datamodule that networks are measured, and batch norms calibrated, on.")
@@ -261,9 +264,8 @@ def sample(
     loaded = load_generator(generator)
     if not isinstance(loaded, ZooGenerator):
         raise HypergenError(f"{generator!r} is a {type(loaded).__name__}, which was not trained on a zoo.")
-    samples = sample_networks(
-        loaded, ZooDataModule(folder, task=data or None), number, wanted=wanted, task=task or None, seed=seed
-    )
+    opened = ZooDataModule(folder, task=data or None, metric=column or None)
+    samples = sample_networks(loaded, opened, number, wanted=wanted, task=task or None, seed=seed)
     samples.write(out)
     Console().print(f"{samples.in_words()}\nwritten: {out}", highlight=False, markup=False, soft_wrap=True)
 
