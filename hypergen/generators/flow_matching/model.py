@@ -92,9 +92,10 @@ class FlowMatching(ZooGenerator):
             self.velocities.append(LatentDenoiser(components or values, condition_size, hidden, layers))
             if components:
                 self.register_buffer(f"basis_{number}", torch.zeros(components, values))
-                self.write.append(nn.Linear(components, values))
-                nn.init.zeros_(self.write[number].weight)  # Set by the zoo's components.
-                nn.init.zeros_(self.write[number].bias)
+                write = nn.Linear(components, values)
+                nn.init.zeros_(write.weight)  # Set by the zoo's components.
+                nn.init.zeros_(write.bias)
+                self.write.append(write)
         self.sampling_scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=_TIMES)
 
     @property
