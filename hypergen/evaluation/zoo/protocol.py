@@ -77,7 +77,7 @@ class ZooEvaluation:
 
     def in_words(self) -> str:
         """Whether sampled networks work, and what to try where they do not."""
-        return in_words(self)
+        return in_words(self.results, self.methods)
 
     def with_rows(self, rows: Sequence[Row], aims: Mapping[str, float]) -> ZooEvaluation:
         """The same with more figures at the end, and with aims."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from hypergen.evaluation.zoo.protocol import ZooEvaluation
+from hypergen.evaluation.results import Results
 
 _NEAR_TRAINED = 0.02
 _CHANCE_MARGIN = 0.05
@@ -38,13 +37,18 @@ _ADVICE = {
 }
 
 
-def in_words(evaluation: ZooEvaluation) -> str:
-    """Whether sampled networks work, beside what could explain it, and what to try where they do not."""
-    split, rows = next(iter(evaluation.methods.items()))
+def in_words(results: Results, methods: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Whether sampled networks work, beside what could explain it, and what to try where they do not.
+
+    Args:
+        results: Rows of the evaluation.
+        methods: By split, a row for the generator and each baseline.
+    """
+    split, rows = next(iter(methods.items()))
     by_method = {row["method"]: row for row in rows}
     generated, trained = by_method["generated"], by_method["trained"]
     parts = [f"Sampled networks reach {_shown(generated)}; those that were trained, {_shown(trained)}."]
-    figures = {row.figure: row for row in evaluation.results.rows}
+    figures = {row.figure: row for row in results.rows}
     noise = figures.get("noise_at_equal_novelty_accuracy")
     others = [f"{words} {_shown(by_method[name])}" for name, words in _COMPARED.items() if name in by_method]
     if noise is not None:
@@ -54,7 +58,7 @@ def in_words(evaluation: ZooEvaluation) -> str:
     prompt = figures.get("generated_prompt_correlation")
     if prompt is not None and math.isfinite(float(prompt.value)):
         parts.append(f"What is asked for and what is obtained correlate by {float(prompt.value):.2f}.")
-    distance = (evaluation.results.details or {}).get("distance_to_mean")
+    distance = (results.details or {}).get("distance_to_mean")
     if distance:
         parts.append(
             f"Hidden units were brought into one order: median distance to the mean {distance['as_imported']:.3g} "
