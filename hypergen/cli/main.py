@@ -14,6 +14,7 @@ from hypergen.cli.evaluate import evaluate
 from hypergen.cli.generators import generators
 from hypergen.cli.graph import graph
 from hypergen.cli.initialize import initialize
+from hypergen.cli.merge import merge
 from hypergen.cli.predict import predict
 from hypergen.cli.prune import prune
 from hypergen.cli.scaling import scaling
@@ -55,7 +56,7 @@ def main(
     """Predict the parameters of any torch.nn.Module."""
 
 
-for command in (predict, initialize, graph, align, prune, evaluate, generators):
+for command in (predict, initialize, graph, align, merge, prune, evaluate, generators):
     app.command()(command)
 app.add_typer(zoo, name="zoo")
 app.add_typer(adapters, name="adapters")

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from hypergen.symmetry.align.merging import Alignment, align_networks, interpolate
     from hypergen.symmetry.align.stacked import align as align_stacked
     from hypergen.symmetry.align.stacked import permute_units
+    from hypergen.symmetry.merge.files import merge_files
+    from hypergen.symmetry.merge.methods import MERGE_METHODS, merge_tensors, merge_weighted
+    from hypergen.symmetry.merge.regression import fisher_importance, input_products, merge_regression
     from hypergen.symmetry.parameter_graph import ParameterGraph
     from hypergen.symmetry.prune.allocate import allocate
     from hypergen.symmetry.prune.importance import magnitude, most_important, random, taylor

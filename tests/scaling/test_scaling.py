@@ -161,8 +161,6 @@ def test_check_command(tmp_path):
     options = [
         "--vary",
         "width=32,64",
-        "--fix",
-        "depth=2",
         "--seeds",
         "1",
         "--steps",
