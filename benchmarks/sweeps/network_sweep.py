@@ -33,12 +33,14 @@ class Checked(Protocol):
     """What came out of checking one network: a dataclass with at least these.
 
     Attributes:
+        case: Name of the network.
         skipped: Why it was not checked, where the reason is not what is checked; empty for a network that was.
         failure: What went wrong.
         unsupported: Operations without a rule of symmetry.
     """
 
     __dataclass_fields__: Any
+    case: str
     skipped: str
     failure: str
     unsupported: tuple[str, ...]
@@ -54,6 +56,7 @@ def run_sweep(
     skipped: Callable[[str, str], Outcome],
     rows_of: Callable[[str, Sequence[Outcome]], list[Row]],
     arguments: Sequence[str] | None = None,
+    outcome_type: Callable[..., Outcome] | None = None,
 ) -> Results:
     """Check networks as the command line says; print a line per failure, the table and, last, its JSON.
 
@@ -64,6 +67,8 @@ def run_sweep(
         skipped: Makes what stands for a network that was not checked, from its name and the reason.
         rows_of: The figures of a suite.
         arguments: Arguments of the command line; None for the process's own.
+        outcome_type: Makes an outcome from its fields: networks whose outcome is in the output folder are then not
+            checked again, so that a sweep that was stopped goes on.
     """
     options = _parser(name, description).parse_args(arguments)
     rows: list[Row] = []
@@ -71,12 +76,17 @@ def run_sweep(
         fitting = [case for case in cases(suite) if re.search(options.only, case.name)]
         count = min(options.limit or len(fitting), len(fitting))
         chosen = [fitting[i * len(fitting) // count] for i in range(count)]
-        results = list(_sweep(suite, chosen, options.seconds, check, skipped))
-        rows += rows_of(suite, results)
-        if options.output:
-            options.output.mkdir(parents=True, exist_ok=True)
-            lines = "".join(f"{json.dumps(asdict(result))}\n" for result in results)  # type: ignore[call-overload]
-            (options.output / f"{suite}.jsonl").write_text(lines, encoding="utf-8")
+        file = options.output / f"{suite}.jsonl" if options.output else None
+        known = _known(file, outcome_type)
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("".join(map(_line, known.values())), encoding="utf-8")
+        for result in _sweep(suite, [c for c in chosen if c.name not in known], options.seconds, check, skipped):
+            known[result.case] = result
+            if file:
+                with file.open("a", encoding="utf-8") as lines:
+                    lines.write(_line(result))
+        rows += rows_of(suite, [known[case.name] for case in chosen])
     details = {"suite": options.suite, "only": options.only, "limit": options.limit}
     outcome = Results(name, 0, tuple(rows), details)
     if options.output:
@@ -84,6 +94,24 @@ def run_sweep(
     outcome.print_table(Console(width=max(Console().width, _WIDTH)))
     print(outcome.to_json())
     return outcome
+
+
+def _line(result: Any) -> str:
+    return f"{json.dumps(asdict(result))}\n"
+
+
+def _known(file: Path | None, outcome_type: Callable[..., Outcome] | None) -> dict[str, Outcome]:
+    """The outcomes of an earlier run, by the names of networks."""
+    if file is None or outcome_type is None or not file.exists():
+        return {}
+    found: dict[str, Outcome] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            continue  # cut off in the middle of a line
+        found[fields["case"]] = outcome_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    return found
 
 
 def _sweep(

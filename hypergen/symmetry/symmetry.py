@@ -146,13 +146,17 @@ class Symmetry:
         """
         return index(self.axes[name], element)
 
-    def apply(self, tensors: Mapping[str, Tensor], element: Element) -> dict[str, Tensor]:
+    def apply(
+        self, tensors: Mapping[str, Tensor], element: Element, kept: Mapping[str, Sequence[Tensor]] | None = None
+    ) -> dict[str, Tensor]:
         """Permute parameters and buffers; differentiable, and exact: values are moved, not computed.
 
         Args:
             tensors: By name; further leading axes are batches. Names that the network does not have, as those of
                 buffers that do not follow, are handed on unchanged.
             element: An element of the group.
+            kept: Name → for each axis the places of the permuted tensor that are wanted, bool, ``[size]``: only those
+                are read. None, and names that are missing, for all.
 
         Returns:
             The same names with permuted tensors.
@@ -161,22 +165,31 @@ class Symmetry:
             ParameterError: A tensor has another shape, or the element is not one of this group.
         """
         self._check(element)
-        return {name: self._permuted(name, tensor, element) for name, tensor in tensors.items()}
+        kept = kept or {}
+        return {name: self._permuted(name, tensor, element, kept.get(name)) for name, tensor in tensors.items()}
 
-    def _permuted(self, name: str, tensor: Tensor, element: Element) -> Tensor:
+    def _permuted(self, name: str, tensor: Tensor, element: Element, kept: Sequence[Tensor] | None = None) -> Tensor:
         axes = self.axes.get(name)
         if axes is None or all(group.fixed for axis in axes for group in leaves(axis)):
             return tensor
         shape = tuple(axis.size for axis in axes)
         if tuple(tensor.shape[tensor.dim() - len(axes) :]) != shape:
             raise ParameterError(f"{name!r} has shape {tuple(tensor.shape)}; its symmetry was found for {shape}.")
-        places = [place.to(tensor.device) for place in self.index(name, element)]
-        if any(sum(size > 1 for size in place.shape) > 1 for place in places):
+        places = self.index(name, element)
+        across = any(sum(size > 1 for size in place.shape) > 1 for place in places)
+        for dim, mask in enumerate(kept or ()):
+            if not mask.all():
+                wanted = mask.nonzero().flatten()
+                places = [p.index_select(dim, wanted) if p.shape[dim] > 1 else p for p in places]
+        places = [place.to(tensor.device) for place in places]
+        if across:
             where: tuple[Any, ...] = (..., *places)
             return tensor[where]
         for dim, (axis, place) in enumerate(zip(axes, places, strict=True), tensor.dim() - len(axes)):
-            if not all(group.fixed for group in leaves(axis)):
-                tensor = tensor.index_select(dim, place.flatten())
+            flat = place.flatten()
+            still = kept is not None and torch.equal(flat, torch.arange(axis.size, device=flat.device))
+            if not still and not all(group.fixed for group in leaves(axis)):
+                tensor = tensor.index_select(dim, flat)
         return tensor
 
     def _check(self, element: Element) -> None:

@@ -159,8 +159,7 @@ class Pruner:
         """What is left of parameters and buffers; further leading axes are batches, names of no group stay whole."""
         kept = self.plan.masks(_counts(keep))
         changed = {name: tensor for name, tensor in tensors.items() if name in kept}
-        moved = {**tensors, **self.symmetry.apply(changed, self._kept_first(keep))}
-        return {name: _first(tensor, kept[name]) if name in kept else tensor for name, tensor in moved.items()}
+        return {**tensors, **self.symmetry.apply(changed, self._kept_first(keep), kept)}
 
     def zeroed(
         self, tensors: Mapping[str, Tensor], keep: Mapping[str, Tensor], factor: float = 0.0
@@ -316,10 +315,3 @@ def half_of(groups: Iterable[Group]) -> dict[str, Tensor]:
 
 def _counts(keep: Mapping[str, Any]) -> dict[str, int]:
     return {name: own.shape[-1] if isinstance(own, Tensor) else int(own) for name, own in keep.items()}
-
-
-def _first(tensor: Tensor, masks: Sequence[Tensor]) -> Tensor:
-    for dim, mask in enumerate(masks, tensor.dim() - len(masks)):
-        if not mask.all():
-            tensor = tensor.index_select(dim, mask.nonzero().flatten().to(tensor.device))
-    return tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from hypergen.symmetry.prune.copies import copied
 TOLERANCE = 1e-9  # of outputs, relative to the largest
 _LOWER = (torch.float32, torch.float16, torch.bfloat16)
 _MOVES = frozenset(("cpu", "cuda", "xpu", "mps", "set_data"))
+_NOISE = 1_048_573  # a prime: rows of a tensor that repeats so many values all differ
 _READS = frozenset(("item", "tolist", "numpy", "array", "equal", "allclose", "index"))
 
 Places = Sequence["Tensor | None"]
@@ -42,6 +44,7 @@ class Trial:
     def __init__(self, model: nn.Module, example_inputs: Any = None, seed: int = 0) -> None:
         self.tied = take_inventory(model).tied
         self.generator = torch.Generator().manual_seed(seed)
+        self._values = torch.empty(_NOISE, dtype=torch.float64).uniform_(-1.7, 1.7, generator=self.generator)
         self.tensors: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
             self.tensors[name] = self._random(parameter)
@@ -55,15 +58,21 @@ class Trial:
         self.args, self.kwargs = arguments
 
     def _noise(self, shape: Sequence[int]) -> Tensor:
-        return torch.empty(shape, dtype=torch.float64).uniform_(-1.7, 1.7, generator=self.generator)
+        """Random values; large tensors repeat them, each from a place of its own, as drawing them takes long."""
+        count = math.prod(shape)
+        if count <= _NOISE:
+            return torch.empty(shape, dtype=torch.float64).uniform_(-1.7, 1.7, generator=self.generator)
+        start = int(torch.randint(_NOISE, (), generator=self.generator))
+        rolled = self._values.roll(-start)
+        return torch.cat([rolled] * (count // _NOISE) + [rolled[: count % _NOISE]]).reshape(tuple(shape))
 
     def _random(self, parameter: Tensor) -> Tensor:
         if not parameter.is_floating_point():
             return parameter.detach().clone()
         noise = self._noise(parameter.shape)
         if parameter.dim() < 2:
-            return 0.7 + 0.3 * noise
-        return noise / max(parameter[0].numel(), 1) ** 0.5
+            return noise.mul_(0.3).add_(0.7)
+        return noise.div_(max(parameter[0].numel(), 1) ** 0.5)
 
     def _random_input(self, tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
@@ -130,6 +139,8 @@ class _InDouble(TorchFunctionMode):
 
         if op == "grouped_mm":
             func = _grouped_products
+        elif op == "conv2d" and _is_depthwise(args, kwargs):
+            func = _depthwise
         elif op in ("float", "half", "bfloat16") and isinstance(args[0], Tensor):
             func = Tensor.double
         result = self.watch(self.count, op, func, args, kwargs) if self.watch else func(*args, **kwargs)
@@ -166,6 +177,35 @@ def _grouped_products(input: Tensor, mat2: Tensor, offs: Tensor | None = None, *
     ends = [0, *offs.tolist()]
     rows = [input[start:end] @ mat2[number] for number, (start, end) in enumerate(zip(ends, ends[1:], strict=False))]
     return torch.cat([*rows, input.new_zeros(len(input) - ends[-1], mat2.shape[-1])])
+
+
+def _is_depthwise(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether every channel has a filter of its own, for a batch of pictures; such a call has seven arguments."""
+    if len(args) < 7 or kwargs or isinstance(args[5], str) or isinstance(args[4], str):
+        return False
+    source, weight = args[:2]
+    return source.dim() == 4 and args[6] == source.shape[1] == weight.shape[0] > 1 and weight.shape[1] == 1
+
+
+def _depthwise(
+    source: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
+    """The sum over a filter's places: PyTorch's kernel for float64 takes one channel after the other."""
+    (down, right), (above, left), (high, wide) = (
+        (value, value) if isinstance(value, int) else tuple(value) for value in (stride, padding, dilation)
+    )
+    padded = nn.functional.pad(source, (left, left, above, above))
+    rows = (padded.shape[2] - high * (weight.shape[2] - 1) - 1) // down + 1
+    columns = (padded.shape[3] - wide * (weight.shape[3] - 1) - 1) // right + 1
+    total = source.new_zeros(*source.shape[:2], rows, columns)
+    for row in range(weight.shape[2]):
+        for column in range(weight.shape[3]):
+            top, start = row * high, column * wide
+            part = padded[
+                :, :, top : top + down * (rows - 1) + 1 : down, start : start + right * (columns - 1) + 1 : right
+            ]
+            total.addcmul_(part, weight[:, 0, row, column, None, None])
+    return total if bias is None else total + bias[:, None, None]
 
 
 def kept_statistics(calls: Sequence[Call], at: Collection[int], places: Callable[[Value], Places | None]) -> Watch:

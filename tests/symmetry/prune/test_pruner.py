@@ -11,6 +11,7 @@ from hypergen.graph import trace
 from hypergen.symmetry.prune.allocate import allocate
 from hypergen.symmetry.prune.importance import magnitude, most_important, random, taylor
 from hypergen.symmetry.prune.pruner import Pruner, half_of, prune
+from hypergen.symmetry.prune.trial import _InDouble
 from hypergen.symmetry.units import unit_sums, units_of
 
 SHAPE = {"image_size": 8, "channels": 1, "num_classes": 10}
@@ -270,3 +271,16 @@ def test_impossible_budgets_are_refused():
     for flops in (0.0, 1.5, 0.001):
         with pytest.raises(ParameterError, match="budget|share"):
             allocate(pruner, random(pruner), flops)
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation", "bias"), [(1, 1, 1, True), ((2, 1), (0, 2), (1, 2), False), (3, 0, 2, True)]
+)
+def test_filters_of_single_channels_in_float64_are_those_of_torch(
+    stride: int, padding: int, dilation: int, bias: bool
+) -> None:
+    layer = nn.Conv2d(5, 5, (3, 2), stride, padding, dilation, groups=5, bias=bias).double()
+    source = torch.randn(2, 5, 11, 12, dtype=torch.float64)
+    expected = layer(source)
+    with _InDouble():
+        assert (layer(source) - expected).abs().max() < 1e-12
