@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
-
-if TYPE_CHECKING:
-    from hypergen.generators.hypernetwork.model import HyperNetwork
 
 _FACTOR = 10.0  # Between generated and own scales, beyond which training rarely recovers.
 _CONDITIONS = 8
@@ -55,7 +52,7 @@ class HyperNetworkCheck:
 
 
 def check_hypernetwork(
-    hyper: HyperNetwork,
+    hyper: Any,
     inputs: Sequence[Any],
     keywords: Mapping[str, Any] | None = None,
     condition: Any = None,
@@ -64,7 +61,7 @@ def check_hypernetwork(
     """Compare a hypernetwork with its target: scales of weights, activations and gradients, heads, and conditions.
 
     Args:
-        hyper: The hypernetwork; gradients that it has are kept.
+        hyper: The :class:`~hypergen.generators.hypernetwork.model.HyperNetwork`; gradients that it has are kept.
         inputs: Positional arguments of the target.
         keywords: Keyword arguments of the target.
         condition: A batch of conditions; by default some that are drawn.
@@ -108,7 +105,7 @@ def check_hypernetwork(
 
 
 def _problems(
-    hyper: HyperNetwork,
+    hyper: Any,
     weights: Mapping[str, float],
     activations: Mapping[str, float],
     gradients: Mapping[str, float],
@@ -178,9 +175,7 @@ def _measure(
     return sizes, dict(zip(wanted, gradients, strict=True))
 
 
-def _dead_heads(
-    hyper: HyperNetwork, stacked: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None]
-) -> tuple[str, ...]:
+def _dead_heads(hyper: Any, stacked: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None]) -> tuple[str, ...]:
     """Parameters that are read, but whose head would not move."""
     readouts: list[Any] = [readout.weight for readout in hyper.heads.readouts]
     dead = []

@@ -111,10 +111,18 @@ def dtype_of(name: str) -> torch.dtype:
     return getattr(torch, name)  # type: ignore[no-any-return]
 
 
-def is_layout(value: Any) -> bool:
-    """Whether a value is what :func:`read_layout` gives."""
-    return isinstance(value, Mapping) and {"parameters", "buffers", "aliases"} <= set(value)
-
-
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def layout_of(target: Any) -> Layout:
+    """The layout of a network; a layout stays what it is.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if isinstance(target, nn.Module):
+        return read_layout(target)
+    if isinstance(target, Mapping) and {"parameters", "buffers", "aliases"} <= set(target):
+        return dict(target)
+    raise TypeError(f"HyperNetwork(target={type(target).__name__}): expected a torch.nn.Module, or its layout.")

@@ -24,11 +24,11 @@ from hypergen.generators.hypernetwork.layout import (
     Layout,
     buffers_of,
     dtype_of,
-    is_layout,
-    read_layout,
+    layout_of,
     refuse_other_target,
     select,
 )
+from hypergen.generators.hypernetwork.parts import HeldValues, make_trunk, not_functional
 from hypergen.generators.hypernetwork.per_example import refuse_batch_statistics, run_each
 from hypergen.generators.registry import register_generator
 from hypergen.graph import ComputationalGraph
@@ -84,8 +84,8 @@ class HyperNetwork(Generator):
     target: nn.Module | None
     layout: Layout
     scales: Tensor
-    base: _Values
-    own_buffers: _Values
+    base: HeldValues
+    own_buffers: HeldValues
     heads: Heads
     encoding: ConditionEncoding
 
@@ -93,7 +93,7 @@ class HyperNetwork(Generator):
         """Record the target's layout in the place of the target, which JSON cannot hold."""
         if target is None:  # Copying and unpickling make an empty instance.
             return nn.Module.__new__(cls)
-        return super().__new__(cls, _layout_of(target), *args, **kwargs)
+        return super().__new__(cls, layout_of(target), *args, **kwargs)
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class HyperNetwork(Generator):
         init_scale: float = 0.0,
     ) -> None:
         super().__init__()
-        _layout_of(target)
+        layout_of(target)
         base = base or ("learned" if apply == "full" else "target")
         if base not in BASES:
             raise UnknownNameError("base", base, BASES)
@@ -130,7 +130,7 @@ class HyperNetwork(Generator):
         own = dict(target.named_parameters()) if isinstance(target, nn.Module) else {}
 
         self.encoding = ConditionEncoding(condition, encoding)
-        self.trunk = _trunk(self.encoding, hidden)
+        self.trunk = make_trunk(self.encoding, hidden)
         self.fields = fields_of(apply, {name: layout[name][0] for name in self.names}, rank)
         self.heads = Heads(
             [field.shape for field in self.fields], hidden[-1], heads, chunk_size=chunk_size, init_scale=init_scale
@@ -144,14 +144,14 @@ class HyperNetwork(Generator):
 
         # What the hypernetwork has copies of: with a learned base, of all that is trained.
         held = [name for name in layout if name in self.names or layout[name][2]] if base != "target" else []
-        self.base = _Values(
+        self.base = HeldValues(
             {
                 name: own[name] if own else torch.zeros(layout[name][0], dtype=dtype_of(layout[name][1]))
                 for name in held
             },
             trained=base == "learned",
         )
-        self.own_buffers = _Values({}, trained=False)
+        self.own_buffers = HeldValues({}, trained=False)
         if isinstance(target, nn.Module):
             self.attach(target)
         else:
@@ -384,65 +384,11 @@ class HyperNetwork(Generator):
             except RuntimeError as error:
                 if "in-place operation" not in str(error) or "leaf Variable" not in str(error):
                     raise
-                raise _not_functional(target, []) from error
+                raise not_functional(target, []) from error
             if written := [name for name, value in before.items() if not torch.equal(value, given[name])]:
                 with torch.no_grad():
                     for name in set(self.base.names()) & set(written) - set(self.names):
                         self.base.get(name).copy_(before[name])
-                raise _not_functional(target, written)
+                raise not_functional(target, written)
         self.__dict__["_checked"] = True
         return outputs
-
-
-def _not_functional(target: nn.Module, names: list[str]) -> ParameterError:
-    return ParameterError(
-        f"{type(target).__name__} writes into its own parameters when it runs"
-        + (f" ({', '.join(names[:3])})" if names else "")
-        + ", so it is no function of generated ones. Keep what it writes in buffers, or compute it anew in each call."
-    )
-
-
-class _Values(nn.Module):
-    """Tensors by names that may hold dots, trained or not."""
-
-    def __init__(self, values: Mapping[str, Tensor], trained: bool) -> None:
-        super().__init__()
-        self.trained = trained
-        for name, value in values.items():
-            self.put(name, value, persistent=True)
-
-    def put(self, name: str, value: Tensor, persistent: bool) -> None:
-        key, value = name.replace(".", "/"), value.detach().clone()
-        if self.trained:
-            self.register_parameter(key, nn.Parameter(value))
-        else:
-            self.register_buffer(key, value, persistent=persistent)
-
-    def names(self) -> list[str]:
-        return [key.replace("/", ".") for key in (*self._parameters, *self._buffers)]
-
-    def get(self, name: str) -> Tensor:
-        return getattr(self, name.replace(".", "/"))  # type: ignore[no-any-return]
-
-
-def _layout_of(target: Any) -> Layout:
-    if isinstance(target, nn.Module):
-        return read_layout(target)
-    if is_layout(target):
-        return dict(target)
-    raise TypeError(f"HyperNetwork(target={type(target).__name__}): expected a torch.nn.Module, or its layout.")
-
-
-def _trunk(encoding: ConditionEncoding, hidden: Sequence[int]) -> nn.Sequential:
-    """An MLP whose states have values of about 1 for every condition."""
-    layers: list[nn.Module] = []
-    size = encoding.size
-    for number, width in enumerate(hidden):
-        layer = nn.Linear(size, width)
-        # The encoding's length is known; hidden layers follow He et al. (2015).
-        deviation = (2 / (encoding.squared_length if number == 0 else size)) ** 0.5
-        nn.init.normal_(layer.weight, std=deviation)
-        nn.init.zeros_(layer.bias)
-        layers += [layer, nn.LeakyReLU()]
-        size = width
-    return nn.Sequential(*layers)
