@@ -26,10 +26,15 @@ def read_layout(target: nn.Module) -> Layout:
         and data type of the persistent ones; ``aliases``: further names of tied parameters.
 
     Raises:
-        ParameterError: The network has no parameters, lazy ones, or some without values.
+        ParameterError: The network has no parameters, lazy ones, some without values, or copies of itself.
     """
     if not expected_shapes(target):
         raise ParameterError(f"{type(target).__name__} has no parameters, so there is nothing for a hypernetwork.")
+    if any(isinstance(module, nn.DataParallel) for module in target.modules()):
+        raise ParameterError(
+            f"{type(target).__name__} has an nn.DataParallel, whose copies take no generated parameters. Pass what it "
+            "wraps, its `.module`."
+        )
     own = dict(target.named_parameters())
     if empty := [name for name, value in own.items() if value.is_meta]:
         raise ParameterError(
