@@ -134,7 +134,7 @@ def _configured(steps: int) -> tuple[Any, Any, Any]:
     architectures = max(1, steps * config.meta_batches.networks_per_step // _DRAWS_PER_ARCHITECTURE)
     config.meta_batches.architectures = architectures
     pl.seed_everything(config.seed, verbose=False)
-    images, space, generator = instantiate(config.data), instantiate(config.space), instantiate(config.generator)
+    images, space, generator = (instantiate(config[name], _convert_="all") for name in ("data", "space", "generator"))
     images.setup()
     module = instantiate(config.training)(generator=generator, data=images)
     batches = instantiate(config.meta_batches)(data=images, space=space)

@@ -89,12 +89,12 @@ def _fit_and_test(config: DictConfig) -> Outcome:
 
     console, output = Console(), Path(config.output)
     look_in_current_folder()
-    data = instantiate(config.data)
+    data = instantiate(config.data, _convert_="all")
     evaluated_later = config.evaluate and config.get("evaluation") is not None
     if evaluated_later and isinstance(data, ZooDataModule) and "metanetwork" not in config:
         data.held_out()  # Before the minutes of training: without any, there is nothing to evaluate on.
-    space = instantiate(config.space) if "space" in config else None
-    model = instantiate(config.model)
+    space = instantiate(config.space, _convert_="all") if "space" in config else None
+    model = instantiate(config.model, _convert_="all")
     if isinstance(model, partial):  # What has to know the data to be made.
         model = model(data)
     number = sum(parameter.numel() for parameter in model.parameters())
@@ -107,10 +107,10 @@ def _fit_and_test(config: DictConfig) -> Outcome:
     for stage in ("pretraining", "training"):
         if "_target_" not in config.get(stage, {}):  # debug=fast sets steps of both.
             continue
-        module = instantiate(config[stage])(model, data)
+        module = instantiate(config[stage], _convert_="all")(model, data)
         batches = {}
         if "meta_batches" in config:
-            batches["datamodule"] = instantiate(config.meta_batches)(data=data, space=space)
+            batches["datamodule"] = instantiate(config.meta_batches, _convert_="all")(data=data, space=space)
         make = trainer if stage == "training" else partial(trainer, max_steps=module.steps)
         last = stage == "training"
         fitted = fit(
@@ -131,7 +131,7 @@ def _fit_and_test(config: DictConfig) -> Outcome:
             from hypergen.evaluation.zoo.data import Cost
 
             options["cost"] = Cost(seconds, number, *_zoo_cost(data))
-        evaluated = instantiate(config.evaluation)(model if saves else module, data, **options)
+        evaluated = instantiate(config.evaluation, _convert_="all")(model if saves else module, data, **options)
         evaluated.write(output)
         results = evaluated.results
         if saves:

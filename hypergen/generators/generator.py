@@ -326,7 +326,11 @@ def _as_json(value: Any, where: str) -> Any:
         return [_as_json(item, where) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _as_json(item, where) for key, item in value.items()}
-    hint = " In a Hydra configuration, add `_convert_: all`." if "Config" in type(value).__name__ else ""
+    hint = (
+        " In a Hydra configuration, add `_convert_: all`, or pass it to instantiate."
+        if "Config" in type(value).__name__
+        else ""
+    )
     raise TypeError(
         f"{where} is {value!r} ({type(value).__name__}), which JSON cannot hold. Expected None, a bool, a finite "
         f"number, a string, or lists and dicts of these.{hint}"
