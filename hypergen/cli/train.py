@@ -22,9 +22,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from hypergen.cli.boundary import error_boundary
-from hypergen.cli.check_config import check_config
-from hypergen.cli.experiments import check_options, find_procedure, help_on_experiments
-from hypergen.cli.optuna_sweeper import register_sweeper
+from hypergen.cli.training.check_config import check_config
+from hypergen.cli.training.experiments import check_options, find_procedure, help_on_experiments
+from hypergen.cli.training.optuna_sweeper import register_sweeper
 from hypergen.errors import HypergenError
 
 _PACKAGE = Path(__file__).resolve().parents[1]

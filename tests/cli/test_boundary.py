@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from hypergen.cli.boundary import CLOSED_PIPE, FAILED, INTERRUPTED, error_boundary, user_message
-from hypergen.cli.check_config import check_config
+from hypergen.cli.training.check_config import check_config
 from hypergen.errors import CheckpointError, HypergenError, UnknownNameError
 from hypergen.functional.arguments import check_numbers
 

@@ -10,7 +10,7 @@ import hydra
 import pytest
 import torch
 
-from hypergen.cli.experiments import find_procedure
+from hypergen.cli.training.experiments import find_procedure
 from hypergen.errors import HypergenError
 
 ROOT = Path(__file__).parents[2]
@@ -194,7 +194,7 @@ def test_wrong_values_are_named_without_a_stack_trace(tmp_path):
 
 
 def test_experiments_say_that_a_wheel_lacks_them(monkeypatch, tmp_path):
-    monkeypatch.setattr("hypergen.cli.experiments._ROOT", tmp_path)
+    monkeypatch.setattr("hypergen.cli.training.experiments._ROOT", tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(HypergenError, match="not part of an installed package: run it from a clone"):
         find_procedure("experiments.pruning.run.train_pruning")

@@ -12,7 +12,7 @@ from typing import Any
 
 from hypergen.errors import HypergenError
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 # Options of earlier versions, and what to write instead.
 _RENAMED = {
     "run": "task=graph_hypernetwork, zoo_generator, metanetwork or target, or experiment=NAME",

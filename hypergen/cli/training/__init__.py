@@ -1,0 +1,1 @@
+"""What ``hypergen train`` is made of: checks of options and configuration, experiments, sweeps."""
