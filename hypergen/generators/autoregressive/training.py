@@ -27,10 +27,7 @@ class AutoregressiveGeneratorTraining(TokenGeneratorTraining):
         self, generator: AutoregressiveGenerator, networks: Sequence[LayoutNetworks] | ZooDataModule, **options: Any
     ) -> None:
         super().__init__(generator, networks, **options)
-        encoder = generator.condition_encoder
-        self.conditions = [encoder.collate(each.conditions) for each in self.networks]
-        if "metric" in encoder.kinds:
-            encoder.measure_metrics(torch.cat([each["metric"] for each in self.conditions]))
+        self.collate_conditions()
         generator.quantizer.fit(torch.cat([tokens.flatten(0, 1) for tokens in self.tokens]), self.seed)
         self.codes = [generator.quantizer(tokens) for tokens in self.tokens]
 
@@ -39,6 +36,5 @@ class AutoregressiveGeneratorTraining(TokenGeneratorTraining):
         generator = self.generator
         codes = self.codes[which][index].to(self.device)
         positions = generator.statistics.positions(self.numbers[which], self.device)
-        told = {name: value[index].to(self.device) for name, value in self.conditions[which].items()}
-        logits = generator.logits(codes, positions, generator.condition_encoder(told, len(index)))
+        logits = generator.logits(codes, positions, self.embed_conditions(which, index))
         return F.cross_entropy(logits.flatten(0, 2), codes.flatten())

@@ -55,10 +55,7 @@ class FlowMatchingTraining(TokenGeneratorTraining):
         super().__init__(generator, networks, **options)
         self.inputs, self.behaviour_weight = inputs, behaviour_weight
         self.behaviour_networks, self.behaviour_inputs = behaviour_networks, behaviour_inputs
-        encoder = generator.condition_encoder
-        self.conditions = [encoder.collate(each.conditions) for each in self.networks]
-        if "metric" in encoder.kinds:
-            encoder.measure_metrics(torch.cat([each["metric"] for each in self.conditions]))
+        self.collate_conditions()
         self.vectors, self.outputs = [], []
         for number, each in zip(self.numbers, self.networks, strict=True):
             generator.fit_statistics(number, each.parameters)
@@ -68,8 +65,7 @@ class FlowMatchingTraining(TokenGeneratorTraining):
     def loss(self, which: int, index: Tensor, random: torch.Generator) -> Tensor:
         """The error of the velocity of one batch of networks."""
         generator, number = self.generator, self.numbers[which]
-        told = {name: value[index].to(self.device) for name, value in self.conditions[which].items()}
-        condition = generator.condition_encoder(told, len(index))
+        condition = self.embed_conditions(which, index)
         clean = self.vectors[which][index].to(self.device)
         noise = torch.randn(clean.shape, generator=random).to(clean)
         times = torch.rand(len(clean), generator=random).to(clean)

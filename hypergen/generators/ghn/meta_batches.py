@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from hypergen.architectures import Architecture, Space, TrainingStream, load_split, load_split_space
 from hypergen.architectures.cost import without_initialisation
 from hypergen.data import ImageDataModule, TextDataModule
-from hypergen.functional.processes import outlive_signals
+from hypergen.functional.lightning import outlive_signals
 from hypergen.generators.ghn.features import GraphFeatures, graph_features
 from hypergen.generators.ghn.training_graphs import GraphDescription, describe_graph
 from hypergen.graph import trace

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hypergen.data.zoo import ZooDataModule
-from hypergen.functional.precision import can_fuse
+from hypergen.functional.lightning import can_fuse
 from hypergen.generators.latent_diffusion.behaviour import behaviour_loss
 from hypergen.generators.latent_diffusion.model import LatentDiffusion
 from hypergen.generators.tokens.network_batches import TrainingZoo, network_loader, read_data

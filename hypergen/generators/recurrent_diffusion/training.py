@@ -29,16 +29,12 @@ class RecurrentDiffusionTraining(TokenGeneratorTraining):
         self, generator: RecurrentDiffusion, networks: Sequence[LayoutNetworks] | ZooDataModule, **options: Any
     ) -> None:
         super().__init__(generator, networks, **options)
-        encoder = generator.condition_encoder
-        self.conditions = [encoder.collate(each.conditions) for each in self.networks]
-        if "metric" in encoder.kinds:
-            encoder.measure_metrics(torch.cat([each["metric"] for each in self.conditions]))
+        self.collate_conditions()
 
     def loss(self, which: int, index: Tensor, random: torch.Generator) -> Tensor:
         """The denoising error of one window."""
         generator, number = self.generator, self.numbers[which]
-        told = {name: value[index].to(self.device) for name, value in self.conditions[which].items()}
-        condition = generator.condition_encoder(told, len(index))
+        condition = self.embed_conditions(which, index)
         positions = generator.statistics.positions(number, self.device)
         last = max(len(positions) - generator.window, 0)
         start = int(torch.randint(last + 1, (), generator=random))

@@ -78,6 +78,18 @@ class TokenGeneratorTraining(pl.LightningModule):
             random: All randomness comes from it.
         """
 
+    def collate_conditions(self) -> None:
+        """Set ``conditions`` to those of all networks by layout, and the encoder's scale of metrics to theirs."""
+        encoder = self.generator.condition_encoder
+        self.conditions = [encoder.collate(each.conditions) for each in self.networks]
+        if "metric" in encoder.kinds:
+            encoder.measure_metrics(torch.cat([each["metric"] for each in self.conditions]))
+
+    def embed_conditions(self, which: int, index: Tensor) -> Tensor:
+        """The embedded conditions of some networks of one layout, ``[len(index), condition_size]``."""
+        given = {name: value[index].to(self.device) for name, value in self.conditions[which].items()}
+        return self.generator.condition_encoder(given, len(index))
+
     def train_dataloader(self) -> DataLoader[int]:
         """Batches are drawn in the step, from its number, so that a resumed run sees what it would have seen."""
         return DataLoader(range(self.steps), batch_size=None)  # type: ignore[arg-type]

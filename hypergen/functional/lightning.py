@@ -1,10 +1,21 @@
-"""Worker processes."""
+"""What runs of Lightning need: optimisers that go with the precision, loader workers that outlive signals."""
 
 from __future__ import annotations
 
 import signal
 
+import pytorch_lightning as pl
+
 _GRACE_SECONDS = 10
+
+
+def can_fuse(module: pl.LightningModule) -> bool:
+    """Whether the fused step of an optimiser, the fastest for small networks, goes with the module's trainer.
+
+    In mixed precision Lightning does not clip gradients for an optimiser that unscales them by itself.
+    """
+    trainer = module._trainer  # `trainer` raises an error where there is none.
+    return trainer is None or not str(trainer.precision).endswith("mixed")
 
 
 def outlive_signals(worker: int) -> None:
