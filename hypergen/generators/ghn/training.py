@@ -16,8 +16,8 @@ from hypergen.architectures.cost import without_initialisation
 from hypergen.data import ImageDataModule, TextDataModule
 from hypergen.data.task import LANGUAGE_MODELLING, Task
 from hypergen.errors import GeneratorError
-from hypergen.functional.moving_average import MovingAverage
 from hypergen.functional.lightning import can_fuse
+from hypergen.functional.moving_average import MovingAverage
 from hypergen.generators.ghn.features import GraphFeatures, batch_graphs
 from hypergen.generators.ghn.meta_batches import MetaBatch, MetaBatchDataModule, TracedArchitecture
 from hypergen.generators.ghn.model import GraphHypernetwork
