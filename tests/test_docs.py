@@ -101,7 +101,7 @@ def test_every_train_command_composes(line):
 
 @pytest.mark.parametrize("line", lines("hypergen "))
 def test_every_command_and_option_exists(line):
-    verbs = {"zoo": 2, "adapters": 2}
+    verbs = {"zoo": 2, "adapters": 2, "scaling": 2}
     words = line.split()[1:]
     verb, rest = words[: verbs.get(words[0], 1)], words[verbs.get(words[0], 1) :]
     shown = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"})
