@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hypergen.api.shards import Shard, ShardedCheckpoint, parse_size, plan_shards
+from hypergen.api.shards import BUFFER_DTYPES, Shard, ShardedCheckpoint, parse_size, plan_shards
 from hypergen.generators import Generator, load_generator
 from hypergen.generators.generator import check_predictable
 from hypergen.graph import ComputationalGraph, trace
@@ -29,8 +29,10 @@ class DiskReport:
         folder: Where.
         files: The safetensors files.
         predicted: Parameters that the generator wrote.
-        left_out: What the files lack of the network's state: parameters that no operation reads, and buffers, such as
-            the running statistics of batch norms.
+        buffers: Buffers of the network's state dict that are in the files, with the network's own values; running
+            statistics of a network on the meta device are those of a new batch norm.
+        left_out: What the files lack of the network's state: parameters that no operation reads, and what has no value
+            to write, such as other buffers of a network on the meta device.
         values: Numbers in the files.
         size: Bytes of the files.
         resumed: Files that were there already, from a writer that was stopped.
@@ -39,6 +41,7 @@ class DiskReport:
     folder: Path
     files: tuple[str, ...]
     predicted: tuple[str, ...]
+    buffers: tuple[str, ...]
     left_out: tuple[str, ...]
     values: int
     size: int
@@ -74,7 +77,7 @@ def predict_to_disk(
         progress: Show a progress bar in terminals.
 
     Returns:
-        What was written. Buffers are not predicted and not written.
+        What was written. Buffers are not predicted: they are written as the network has them.
 
     Raises:
         ParameterError: The folder holds other files, the disk is full, a size or type that is not known, or a
@@ -89,8 +92,10 @@ def predict_to_disk(
     check_predictable(model)
     graph = trace(model, example_inputs, both_modes=False)
     shapes = {name: shape for name, shape in graph.parameter_shapes.items() if name not in graph.unused_parameters}
-    shards = plan_shards(shapes, dtype, parse_size(max_shard_size))
-    checkpoint = ShardedCheckpoint(folder, shards, dtype, _fingerprint(generator, graph, condition, shards))
+    buffers, without_value = _saved_buffers(model)
+    shards = plan_shards(shapes, dtype, parse_size(max_shard_size), buffers)
+    fingerprint = _fingerprint(generator, graph, condition, shards, buffers)
+    checkpoint = ShardedCheckpoint(folder, shards, dtype, fingerprint, buffers)
     parts = checkpoint.parts(_VALUES_AT_A_TIME)
     console = Console(stderr=True)
     columns = ("[progress.description]{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -111,23 +116,47 @@ def predict_to_disk(
         folder=Path(folder),
         files=tuple(shard.file for shard in shards),
         predicted=tuple(shapes),
-        left_out=(*graph.unused_parameters, *_saved_buffers(model)),
+        buffers=tuple(buffers),
+        left_out=(*graph.unused_parameters, *without_value),
         values=sum(math.prod(shape) for shape in shapes.values()),
         size=sum(shard.size for shard in shards),
         resumed=tuple(sorted(done)),
     )
 
 
-def _saved_buffers(model: nn.Module) -> tuple[str, ...]:
-    """The buffers that a state dict of the model has."""
-    saved = model.state_dict(keep_vars=True)
-    return tuple(name for name, _ in model.named_buffers() if name in saved)
+def _saved_buffers(model: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The buffers of a model's state dict, and the names of those whose values are not known or not writable."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers: dict[str, Tensor] = {}
+    without_value = []
+    for name, value in model.state_dict(keep_vars=True).items():
+        if name in parameters:
+            continue
+        if isinstance(value, Tensor) and value.is_meta:
+            value = _of_a_new_batch_norm(name.rpartition(".")[2], value)
+        if isinstance(value, Tensor) and value.layout == torch.strided and value.dtype in BUFFER_DTYPES:
+            buffers[name] = value.detach()
+        else:
+            without_value.append(name)
+    return buffers, tuple(without_value)
 
 
-def _fingerprint(generator: Generator, graph: ComputationalGraph, condition: Any, shards: Iterable[Shard]) -> str:
+def _of_a_new_batch_norm(name: str, value: Tensor) -> Tensor | None:
+    """The value that torch gives to a running statistic of this name before any batch."""
+    start = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}.get(name)
+    return None if start is None else torch.full(value.shape, start, dtype=value.dtype, device="cpu")
+
+
+def _fingerprint(
+    generator: Generator,
+    graph: ComputationalGraph,
+    condition: Any,
+    shards: Iterable[Shard],
+    buffers: Mapping[str, Tensor],
+) -> str:
     """What the values in the files depend on."""
     digest = hashlib.sha256(f"{type(generator).__name__}{generator.config}{condition!r}".encode())
-    for name, value in generator.state_dict().items():
+    for name, value in (*generator.state_dict().items(), *buffers.items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     digest.update(repr([(node.op, node.parameters) for node in graph.nodes]).encode())

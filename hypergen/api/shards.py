@@ -23,6 +23,16 @@ from hypergen.errors import ParameterError
 INDEX = "model.safetensors.index.json"
 JOURNAL = ".hypergen-shards.json"  # says whose shards lie in a folder that is not finished
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+# Buffers keep their own type: counters, masks and tables of indices are integers.
+BUFFER_DTYPES = DTYPES | {
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 _DRAFT = ".saving"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -34,7 +44,7 @@ class Shard:
 
     Attributes:
         file: Its name.
-        names: The parameters in it, in order.
+        names: The parameters in it, in order, then the buffers.
         header: Its first bytes, which tell names, types, shapes and places.
         size: Bytes of the whole file.
     """
@@ -58,13 +68,19 @@ def parse_size(size: int | str) -> int:
     return number
 
 
-def plan_shards(shapes: Mapping[str, Sequence[int]], dtype: torch.dtype, max_shard_size: int) -> tuple[Shard, ...]:
-    """Share parameters out over files, in order; a parameter is never split.
+def plan_shards(
+    shapes: Mapping[str, Sequence[int]],
+    dtype: torch.dtype,
+    max_shard_size: int,
+    buffers: Mapping[str, Tensor] | None = None,
+) -> tuple[Shard, ...]:
+    """Share parameters, and after them buffers, out over files, in order; a tensor is never split.
 
     Args:
         shapes: Shape of each parameter.
         dtype: ``torch.float32``, ``float16`` or ``bfloat16``.
-        max_shard_size: Bytes of values in a file; a larger parameter gets a file of its own.
+        max_shard_size: Bytes of values in a file; a larger tensor gets a file of its own.
+        buffers: Tensors that are written in their own data types.
 
     Raises:
         ParameterError: Another data type, or no parameters.
@@ -73,10 +89,12 @@ def plan_shards(shapes: Mapping[str, Sequence[int]], dtype: torch.dtype, max_sha
         raise ParameterError(f"dtype={dtype} is not written: choose one of {', '.join(map(str, DTYPES))}.")
     if not shapes:
         raise ParameterError("There are no parameters to write.")
+    entries = {name: (tuple(shape), dtype) for name, shape in shapes.items()}
+    entries |= {name: (tuple(value.shape), value.dtype) for name, value in (buffers or {}).items()}
     groups: list[list[str]] = [[]]
     filled = 0
-    for name, shape in shapes.items():
-        size = math.prod(shape) * dtype.itemsize
+    for name, (shape, of_entry) in entries.items():
+        size = math.prod(shape) * of_entry.itemsize
         if groups[-1] and filled + size > max_shard_size:
             groups.append([])
             filled = 0
@@ -86,20 +104,21 @@ def plan_shards(shapes: Mapping[str, Sequence[int]], dtype: torch.dtype, max_sha
     files = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
     if count == 1:
         files = ["model.safetensors"]  # the name by which libraries find a checkpoint without an index
-    return tuple(_shard(file, names, shapes, dtype) for file, names in zip(files, groups, strict=True))
+    return tuple(_shard(file, names, entries) for file, names in zip(files, groups, strict=True))
 
 
-def _shard(file: str, names: Sequence[str], shapes: Mapping[str, Sequence[int]], dtype: torch.dtype) -> Shard:
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def _shard(file: str, names: Sequence[str], entries: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> Shard:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     place = 0
     for name in names:
-        end = place + math.prod(shapes[name]) * dtype.itemsize
-        entries[name] = {"dtype": DTYPES[dtype], "shape": list(shapes[name]), "data_offsets": [place, end]}
+        shape, dtype = entries[name]
+        end = place + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": BUFFER_DTYPES[dtype], "shape": list(shape), "data_offsets": [place, end]}
         place = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format aligns values to 8 bytes
-    header = len(text).to_bytes(8, "little") + text
-    return Shard(file, tuple(names), header, len(header) + place)
+    first_bytes = len(text).to_bytes(8, "little") + text
+    return Shard(file, tuple(names), first_bytes, len(first_bytes) + place)
 
 
 class ShardedCheckpoint:
@@ -114,15 +133,22 @@ class ShardedCheckpoint:
         dtype: Data type of the values.
         fingerprint: What the values depend on. Files of a writer with the same fingerprint are kept; with another one
             they would be mixed up.
+        buffers: Values of those names of the plan that are no parameters.
 
     Raises:
         ParameterError: The folder holds other files, or the disk has not enough room.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], shards: Sequence[Shard], dtype: torch.dtype, fingerprint: str
+        self,
+        folder: str | os.PathLike[str],
+        shards: Sequence[Shard],
+        dtype: torch.dtype,
+        fingerprint: str,
+        buffers: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.folder, self.shards, self.dtype = Path(folder), tuple(shards), dtype
+        self.buffers = dict(buffers or {})
         if self.folder.exists() and not self.folder.is_dir():
             raise ParameterError(f"{str(folder)!r} is a file, and shards are written into a folder: name another one.")
         present = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
@@ -166,13 +192,16 @@ class ShardedCheckpoint:
             part: list[str] = []
             filled = 0
             for name in shard.names:
+                if name in self.buffers:
+                    continue
                 size = math.prod(entries[name]["shape"])
                 if part and filled + size > max_values:
                     parts.append(tuple(part))
                     part, filled = [], 0
                 part.append(name)
                 filled += size
-            parts.append(tuple(part))
+            if part:
+                parts.append(tuple(part))
         return parts
 
     def write(self, portions: Iterable[Mapping[str, Tensor]]) -> Iterator[int]:
@@ -193,7 +222,7 @@ class ShardedCheckpoint:
                 try:
                     with open(draft, "wb") as file:
                         file.write(shard.header)
-                        written, left = None, set(shard.names)
+                        written, left = None, set(shard.names) - self.buffers.keys()
                         while left:
                             portion = next(values)
                             left -= portion.keys()
@@ -205,6 +234,8 @@ class ShardedCheckpoint:
                             del data
                         if written is not None:
                             yield written.result()
+                        fixed = [_bytes_of(self.buffers[name]) for name in shard.names if name in self.buffers]
+                        yield _write_all(file, fixed)
                         file.flush()
                         os.fsync(file.fileno())
                     os.replace(draft, self.folder / shard.file)
@@ -218,7 +249,7 @@ class ShardedCheckpoint:
             raise ParameterError(
                 f"Values of {name!r} are too large for float16. Write bfloat16 or float32 into an empty folder."
             )
-        return converted.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return _bytes_of(converted)
 
     def _write_index(self) -> None:
         if len(self.shards) > 1:
@@ -242,6 +273,10 @@ class ShardedCheckpoint:
                 f"{str(self.folder)!r} could not be written: {error}. Files that are whole stay there; make room and "
                 "write again into the same folder to go on after them."
             ) from error
+
+
+def _bytes_of(value: Tensor) -> NDArray[Any]:
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def _write_all(file: IO[bytes], data: Sequence[Any]) -> int:

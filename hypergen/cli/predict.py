@@ -76,8 +76,12 @@ def _predict_to_folder(
     table.add_row("parameters", f"{len(report.predicted):,} tensors, {report.values:,} values")
     resumed = f", {len(report.resumed)} of them there already" if report.resumed else ""
     table.add_row("files", f"{len(report.files)}{resumed}, {report.size:,} bytes")
+    if report.buffers:
+        table.add_row("buffers", f"{len(report.buffers):,} as the network has them, running statistics of a new one")
     if report.left_out:
-        table.add_row("left out", escape(f"{', '.join(report.left_out[:10])} (buffers, or read by no operation)"))
+        table.add_row(
+            "left out", escape(f"{', '.join(report.left_out[:10])} (buffers without a value, or read by no operation)")
+        )
     table.add_row("time", f"{seconds:.2f} s")
     Console().print(table)
 
