@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hypergen.cli.arguments import Inputs, build_network, example_inputs
+from hypergen.cli.arguments import Inputs, Overwrite, build_network, check_writable, example_inputs
 from hypergen.errors import CheckpointError, HypergenError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def align(
     prefix: Annotated[
         str, typer.Option(help="Take only the tensors whose names begin so, without it: model. for Lightning.")
     ] = "",
+    overwrite: Overwrite = False,
     inputs: Inputs = None,
 ) -> None:
     """Permute the hidden units of B so that it comes near A; what it computes stays the same."""
@@ -49,9 +50,7 @@ def align(
         if not (a / "config.json").is_file():
             raise HypergenError(f"{str(a)!r} does not tell its architecture: name it by --model, as timm:resnet18.")
         model = f"hf:{a}"
-    for path in filter(None, (out, merged)):
-        if path.suffix != ".safetensors":
-            raise HypergenError(f"{str(path)!r} does not end in .safetensors, which is the format that is written.")
+    check_writable(out, merged, overwrite=overwrite, suffixes=(".safetensors",))
     first, second = (_read(path, prefix) for path in (a, b))
     found = align_networks(build_network(model), first, second, example_inputs(inputs))
     save_tensors(out, found.aligned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,33 @@ Inputs = Annotated[
         help="Shape of an example input, where the model does not tell: 1,3,224,224 or 1,16:int64; repeatable.",
     ),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
+
+
+def check_writable(*paths: Path | None, overwrite: bool, suffixes: tuple[str, ...] = ()) -> None:
+    """Complain about files and folders that must not be written, before the minutes of making what they are for.
+
+    Args:
+        *paths: Files, or folders, which may be there while they are empty; None for what is not written.
+        overwrite: Whether what is there may be replaced.
+        suffixes: Ends of names that are written; any, and folders, where none is given.
+
+    Raises:
+        HypergenError: Something is there already, has another ending, or lies in what is no folder.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if suffixes and path.suffix.lower() not in suffixes:
+            raise HypergenError(f"{str(path)!r} does not end in {' or '.join(suffixes)}, which is what is written.")
+        parent = next(each for each in path.absolute().parents if each.exists())
+        if not parent.is_dir():
+            raise HypergenError(f"{str(path)!r} cannot be made: {str(parent)!r} is a file. Name another folder.")
+        if suffixes and path.is_dir():
+            raise HypergenError(f"{str(path)!r} is a folder, and a file is written: name another one.")
+        there = any(path.iterdir()) if path.is_dir() else path.exists()
+        if there and not overwrite:
+            raise HypergenError(f"{str(path)!r} is already there; pass --overwrite to replace it, or name another one.")
 
 
 def build_network(model: str, on_meta: bool = True) -> nn.Module:

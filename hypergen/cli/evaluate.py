@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hypergen.cli.arguments import GeneratorName
+from hypergen.cli.arguments import GeneratorName, Overwrite, check_writable
 from hypergen.errors import HypergenError, UnknownNameError
 
 
 def evaluate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results.json, results.md, tables and plots.")],
     generator: GeneratorName = "digits-ghn",
+    overwrite: Overwrite = False,
     protocol: Annotated[
         str,
         typer.Option(help="What to measure: digits; text; or zoo, which needs a generator of checkpoints and --zoo."),
@@ -42,6 +43,7 @@ def evaluate(
         raise HypergenError("--protocol zoo and --zoo FOLDER belong together: the zoo holds out what is measured.")
     if (data or metric or column) and zoo is None:
         raise HypergenError("--data, --metric and --column are for --protocol zoo.")
+    check_writable(out, overwrite=overwrite)
     from hypergen.api.predict import load_generator
     from hypergen.data import DigitsDataModule, TextDataModule
     from hypergen.evaluation import AIMS, evaluate_image_classifier_generator, evaluate_language_model_generator

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hypergen.cli.arguments import Inputs, ModelName, build_network, example_inputs
+from hypergen.cli.arguments import Inputs, ModelName, Overwrite, build_network, check_writable, example_inputs
 from hypergen.errors import HypergenError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def graph(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Draw it into this .svg, .png, .pdf or (interactive) .html file.")
     ] = None,
+    overwrite: Overwrite = False,
     inputs: Inputs = None,
     folded: Annotated[bool, typer.Option("--fold/--no-fold", help="Draw repeated blocks once.")] = True,
 ) -> None:
@@ -34,6 +35,7 @@ def graph(
 
     if out is not None and out.suffix.lower() not in FORMATS:
         raise HypergenError(f"--out {str(out)!r} is no picture that can be drawn: end it in {', '.join(FORMATS)}.")
+    check_writable(out, overwrite=overwrite, suffixes=tuple(FORMATS))
     network = build_network(model)
     start = time.perf_counter()
     traced = hypergen.trace(network, example_inputs(inputs))

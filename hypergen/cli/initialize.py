@@ -9,8 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hypergen.cli.arguments import Inputs, ModelName, build_network, example_inputs
-from hypergen.errors import GeneratorError
+from hypergen.cli.arguments import Inputs, ModelName, Overwrite, build_network, check_writable, example_inputs
 
 
 def initialize(
@@ -28,7 +27,7 @@ def initialize(
         str, typer.Option(help="The donor's block that each block starts from: even, stack, first, last or identity.")
     ] = "even",
     verify: Annotated[bool, typer.Option(help="Compare the outputs of both networks in float64.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+    overwrite: Overwrite = False,
     inputs: Inputs = None,
 ) -> None:
     """Start MODEL from a trained network of another width or depth, and write its state dict."""
@@ -36,10 +35,7 @@ def initialize(
     from hypergen.architectures.by_name import build_model
     from hypergen.generators.checkpoint import save_tensors
 
-    if out.suffix != ".safetensors":
-        raise GeneratorError(f"--out {str(out)!r} does not end in .safetensors, which is the format that is written.")
-    if out.exists() and not overwrite:
-        raise GeneratorError(f"{str(out)!r} is already there; pass --overwrite to replace it, or name another file.")
+    check_writable(out, overwrite=overwrite, suffixes=(".safetensors",))
     network = build_network(model, on_meta=False)
     source = build_model(donor, on_meta=False) if ":" in donor and not Path(donor).exists() else donor
     mapping = initialize_from_donor(

@@ -11,7 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hypergen.cli.arguments import GeneratorName, Inputs, ModelName, build_network, example_inputs
+from hypergen.cli.arguments import (
+    GeneratorName,
+    Inputs,
+    ModelName,
+    Overwrite,
+    build_network,
+    check_writable,
+    example_inputs,
+)
 from hypergen.errors import GeneratorError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ def predict(
     generator: GeneratorName = "digits-ghn",
     dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16 or float64; the model's own by default.")] = "",
     max_shard_size: Annotated[str, typer.Option(help="Of the files in a folder: 5GB, 500MB.")] = "5GB",
+    overwrite: Overwrite = False,
     inputs: Inputs = None,
 ) -> None:
     """Predict every parameter of MODEL and write them to a safetensors file, or to several in a folder."""
@@ -44,6 +53,8 @@ def predict(
             f"--out {str(out)!r} does not end in .safetensors, which is the format that is written; a folder's name "
             "has no dot in it."
         )
+    if out.suffix == ".safetensors":  # a folder may be one where the same call was stopped
+        check_writable(out, overwrite=overwrite, suffixes=(".safetensors",))
     as_dtype = _float_type(dtype) if dtype else None
     loaded = load_generator(generator)
     if out.suffix != ".safetensors":

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hypergen.cli.arguments import Inputs, ModelName, build_network, example_inputs
+from hypergen.cli.arguments import Inputs, ModelName, Overwrite, build_network, check_writable, example_inputs
 
 
 def prune(
@@ -23,6 +23,7 @@ def prune(
         str, typer.Option(help="exact, or kept: also prune streams under norms, to be fine-tuned afterwards.")
     ] = "exact",
     round_to: Annotated[int, typer.Option(min=1, help="Every number of units is a multiple of this.")] = 1,
+    overwrite: Overwrite = False,
     inputs: Inputs = None,
 ) -> None:
     """Take the units of least magnitude out of a network; what is left runs by itself."""
@@ -30,6 +31,7 @@ def prune(
     from hypergen.symmetry.prune.importance import magnitude, most_important
     from hypergen.symmetry.prune.pruner import Pruner
 
+    check_writable(out, overwrite=overwrite)
     network = build_network(model, on_meta=False).eval()
     pruner = Pruner(network, example_inputs(inputs), norms=norms)  # type: ignore[arg-type]
     scores = magnitude(pruner, {name: value.detach() for name, value in network.named_parameters()})

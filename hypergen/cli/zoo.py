@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hypergen.cli.arguments import Inputs, example_inputs
+from hypergen.cli.arguments import Inputs, Overwrite, check_writable, example_inputs
 from hypergen.errors import HypergenError, UnknownNameError
 
 zoo = typer.Typer(no_args_is_help=True, help="Build, import and show collections of checkpoints.")
@@ -252,6 +252,7 @@ def sample(
         str, typer.Option(help="package.module:datamodule that networks are measured, and batch norms calibrated, on.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Random seed of the samples.")] = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Sample networks like those of a zoo, as state dicts that load into the zoo's own network."""
     from hypergen.api.predict import load_generator
@@ -260,6 +261,7 @@ def sample(
     from hypergen.evaluation.zoo.samples import sample_networks
     from hypergen.generators.zoo_generator import ZooGenerator
 
+    check_writable(out, overwrite=overwrite)
     look_in_current_folder()
     loaded = load_generator(generator)
     if not isinstance(loaded, ZooGenerator):
@@ -278,6 +280,7 @@ def show(
     file_format: Annotated[str, typer.Option("--format", help="Of pictures: png, svg or pdf.")] = "png",
     verify: Annotated[bool, typer.Option(help="Compare every checkpoint with its sha256.")] = False,
     skip_corrupt: OnCorrupt = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print what is in a zoo, and draw it with --out."""
     import warnings
@@ -285,6 +288,7 @@ def show(
     from hypergen.zoo import Zoo
     from hypergen.zoo.statistics import print_statistics
 
+    check_writable(out, overwrite=overwrite)
     console = Console()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hypergen.errors import CheckpointError, GeneratorError, ParameterError
 from hypergen.functional import Parameters, check_parameters, expected_shapes
+from hypergen.functional.arguments import check_arguments
 from hypergen.functional.check import is_finite
 from hypergen.generators.checkpoint import GeneratorCheckpoint, provenance, read_checkpoint, write_checkpoint
 from hypergen.generators.example import GeneratorExample, example_inputs, example_target
@@ -66,6 +67,7 @@ class Generator(nn.Module, ABC):
                 arguments[name] = value
             elif value:
                 raise TypeError(f"{cls.__name__} takes *{name}; a generator's arguments must have names to be saved.")
+        check_arguments(cls, {name: value for name, value in arguments.items() if value is not None})
         # Past nn.Module.__setattr__, which needs __init__ to have run.
         instance.__dict__["_arguments"] = {
             name: _as_json(value, f"{cls.__name__}({name}=…)") for name, value in arguments.items()
@@ -136,6 +138,7 @@ class Generator(nn.Module, ABC):
             check_predictable(target)
         elif not target.parameter_shapes:
             raise ParameterError("The graph has no parameters, so there is nothing to generate. Pass another network.")
+        check_memory(target)
         parameters = self.predict(target, condition, example_inputs=example_inputs)
         if isinstance(target, nn.Module):
             check_parameters(target, parameters, partial=True)
@@ -249,10 +252,12 @@ class Generator(nn.Module, ABC):
                 f"{checkpoint.source!r} is a {found.__name__}, not a {cls.__name__}. Load it with "
                 "`hypergen.load_generator`, or name another checkpoint."
             )
+        arguments = {**found.earlier_arguments, **checkpoint.arguments}
+        _refuse_other_sizes(found, arguments, checkpoint)
         try:
             # Loading must not change which random numbers the caller's program draws next.
             with torch.random.fork_rng(devices=[]):
-                generator = found(**{**found.earlier_arguments, **checkpoint.arguments})
+                generator = found(**arguments)
         except Exception as error:
             raise CheckpointError(
                 f"{checkpoint.source!r} has arguments that {found.__name__} does not take: {error}. It was saved with "
@@ -261,6 +266,16 @@ class Generator(nn.Module, ABC):
         _refuse_other_tensors(generator, checkpoint)
         generator.load_state_dict(dict(checkpoint.tensors))
         return generator.eval() if device is None else generator.to(device).eval()
+
+
+def _refuse_other_sizes(found: type[Generator], arguments: Mapping[str, Any], checkpoint: GeneratorCheckpoint) -> None:
+    """Compare what a file says of a generator with its tensors before any memory is taken for the generator."""
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            without_values = found(**arguments)
+    except Exception:  # what it does not take is reported where it is made for real
+        return
+    _refuse_other_tensors(without_values, checkpoint)
 
 
 def _refuse_other_tensors(generator: Generator, checkpoint: GeneratorCheckpoint) -> None:
@@ -276,6 +291,21 @@ def _refuse_other_tensors(generator: Generator, checkpoint: GeneratorCheckpoint)
             f"The tensors in {checkpoint.source!r} are not those of a {type(generator).__name__} with its arguments: "
             f"{'; '.join(problems)}. The file was changed or belongs to another version (it was saved with hypergen "
             f"{checkpoint.provenance.get('hypergen')}); get the original, or train the generator again."
+        )
+
+
+def check_memory(target: nn.Module | ComputationalGraph) -> None:
+    """Complain about parameters that no memory of this machine could hold together."""
+    shapes = expected_shapes(target) if isinstance(target, nn.Module) else target.parameter_shapes
+    number = sum(math.prod(shape) for shape in shapes.values())
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not known on this system
+        return
+    if number * 4 > memory:
+        raise ParameterError(
+            f"{number:,} parameters take {number * 4:,} bytes, and this machine has {memory:,} of memory. Write them "
+            "to disk: `hypergen.predict_to_disk(model, generator, folder)`."
         )
 
 

@@ -102,9 +102,73 @@ def test_check_config_names_each_value_of_another_type():
     with pytest.raises(HypergenError) as error:
         check_config(config)
     assert str(error.value).splitlines() == [
-        "training.steps is 'abc', a str; expected int.",
-        "data.context is 1.5, a float; expected int.",
-        "data.seed is True, a bool; expected int.",
+        "training.steps is 'abc': expected int, not a str.",
+        "data.context is 1.5: expected int, not a float.",
+        "data.seed is True: expected int, not a bool.",
     ]
+    config["training"]["steps"], config["data"]["context"], config["data"]["seed"] = 0, 8, 0
+    with pytest.raises(HypergenError, match=r"training.steps is 0: expected a value from 1 to"):
+        check_config(config)
     config["training"]["steps"], config["data"]["context"], config["data"]["seed"] = 5, 8, 0
     check_config(config)
+
+
+def test_generators_check_types_and_ranges_before_anything_is_allocated():
+    from hypergen.generators import GraphHypernetwork
+
+    for arguments, message in (
+        ({"hidden": -1}, r"GraphHypernetwork\(hidden=-1\): expected a value from 1"),
+        ({"hidden": "a"}, "expected int, not a str"),
+        ({"layers": 10**9}, "expected a value from 0 to 10,000"),
+        ({"hidden": float("nan")}, "expected int, not a float"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            GraphHypernetwork(**arguments)
+
+
+def test_sizes_in_a_file_are_compared_with_its_tensors_before_memory_is_taken(tmp_path):
+    import json
+
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    from hypergen.generators import load_generator
+    from hypergen.generators.checkpoint import CONFIG, WEIGHTS
+
+    saved = load_generator("digits-ghn").save_pretrained(tmp_path / "generator")
+    with safe_open(saved / WEIGHTS, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config = json.loads((saved / CONFIG).read_text())
+    config["arguments"]["hidden"] = 2**20  # whose matrices would take terabytes
+    (saved / CONFIG).write_text(json.dumps(config))
+    save_file(tensors, saved / WEIGHTS, {"hypergen": json.dumps(config), "format": "pt"})
+    with pytest.raises(CheckpointError, match="of another shape"):
+        load_generator(saved)
+
+
+def test_commands_ask_before_they_replace_what_is_there(tmp_path, capsys):
+    from hypergen.cli.arguments import check_writable
+
+    file = tmp_path / "a.safetensors"
+    check_writable(file, None, tmp_path / "new", overwrite=False)
+    file.write_text("mine")
+    with pytest.raises(HypergenError, match="already there; pass --overwrite"):
+        check_writable(file, overwrite=False)
+    with pytest.raises(HypergenError, match="already there; pass --overwrite"):
+        check_writable(tmp_path, overwrite=False)
+    with pytest.raises(HypergenError, match=r"does not end in \.svg"):
+        check_writable(file, overwrite=True, suffixes=(".svg",))
+    with pytest.raises(HypergenError, match="is a file. Name another folder"):
+        check_writable(file / "out.svg", overwrite=True)
+    check_writable(file, overwrite=True)
+
+
+def test_parameters_beyond_the_memory_are_refused_with_what_to_do():
+    import torch
+
+    import hypergen
+
+    with torch.device("meta"):
+        network = torch.nn.Linear(10**6, 10**6)
+    with pytest.raises(HypergenError, match="predict_to_disk"):
+        hypergen.predict_params(network)
