@@ -67,11 +67,11 @@ class Generator(nn.Module, ABC):
                 arguments[name] = value
             elif value:
                 raise TypeError(f"{cls.__name__} takes *{name}; a generator's arguments must have names to be saved.")
-        check_arguments(cls, {name: value for name, value in arguments.items() if value is not None})
         # Past nn.Module.__setattr__, which needs __init__ to have run.
         instance.__dict__["_arguments"] = {
             name: _as_json(value, f"{cls.__name__}({name}=…)") for name, value in arguments.items()
         }
+        check_arguments(cls, {name: value for name, value in instance._arguments.items() if value is not None})
         return instance
 
     @property
