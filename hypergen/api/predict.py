@@ -23,6 +23,7 @@ from hypergen.functional import (
     apply_parameters,
     expected_shapes,
 )
+from hypergen.functional.arguments import check_arguments
 from hypergen.functional.snapshot import unchanged_after_errors
 from hypergen.generators import Generator, load_generator
 from hypergen.generators.donor import DonorMapping
@@ -153,11 +154,27 @@ def initialize(
     Raises:
         ParameterError: As :func:`predict_params`; every parameter is frozen; the data are empty, or have no inputs or
             no labels; the network is not finite at either start; or, with ``fallback="error"``, its own is better.
+        TypeError: An argument is of another type.
+        ValueError: A number is out of range.
         GeneratorError: The arguments contradict each other, or the generator takes no condition.
         UnknownNameError: An unknown generator, kind of head, or layer.
         TraceError: The model could not be run on example inputs.
         CheckpointError: The generator cannot be loaded.
     """
+    options = {
+        "diversify": diversify,
+        "diversify_strength": diversify_strength,
+        "seed": seed,
+        "calibration_batches": calibration_batches,
+        "head": head,
+        "head_layer": head_layer,
+        "num_classes": num_classes,
+        "overwrite_frozen": overwrite_frozen,
+        "fallback": fallback,
+        "scale": scale,
+    }
+    check_arguments(initialize, options)
+    expected_shapes(model)  # Refuses lazy modules before their names are read, and what is no module.
     if scaling is not None or base is not None:
         if scaling is None or base is None or donor is not None or donor_options:
             raise GeneratorError(
@@ -202,11 +219,10 @@ def initialize(
     batches = None if calibrate is None else _reiterable(calibrate)
     if batches is not None and example_inputs is None:
         example_inputs = _first_inputs(model, batches)
-    expected_shapes(model)  # Refuses lazy modules before their names are read.
     own = dict(model.named_parameters())
     frozen = () if overwrite_frozen else tuple(n for n, parameter in own.items() if not parameter.requires_grad)
     _refuse_all_frozen(model, own, frozen)
-    name = "" if isinstance(generator, Generator) else f"{os.fspath(generator)}, a "
+    name = "" if isinstance(generator, Generator) else f"{generator}, a "
     if not isinstance(generator, Generator):
         generator = load_generator(generator)
     check_predictable(model)

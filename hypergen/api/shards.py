@@ -61,10 +61,12 @@ def parse_size(size: int | str) -> int:
     Raises:
         ParameterError: It is neither, or not positive.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", str(size).upper())
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*([KMG]I?)?B?\s*", str(size).upper())
     number = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
     if number <= 0:
-        raise ParameterError(f"max_shard_size={size!r} is no size: give bytes as a number, or a text such as '5GB'.")
+        raise ParameterError(
+            f"max_shard_size={str(size)[:100]!r} is no size: give bytes as a number, or a text such as '5GB'."
+        )
     return number
 
 
@@ -85,8 +87,8 @@ def plan_shards(
     Raises:
         ParameterError: Another data type, or no parameters.
     """
-    if dtype not in DTYPES:
-        raise ParameterError(f"dtype={dtype} is not written: choose one of {', '.join(map(str, DTYPES))}.")
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
+        raise ParameterError(f"dtype={str(dtype)[:100]} is not written: choose one of {', '.join(map(str, DTYPES))}.")
     if not shapes:
         raise ParameterError("There are no parameters to write.")
     entries = {name: (tuple(shape), dtype) for name, shape in shapes.items()}

@@ -39,6 +39,7 @@ _RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("image_size", "patch_size", "kernel_size", "vocabulary", "components"), _SIZE),
     **dict.fromkeys(("channels", "num_classes", "rank", "metric_size", "code_size", "condition_size"), _SIZE_OR_NONE),
     **dict.fromkeys(("batch_size", "networks_per_step", "inputs_per_step", "sampling_steps", "group_size"), _COUNT),
+    "calibration_batches": _COUNT,
     **dict.fromkeys(("steps", "num_train_timesteps", "save_every"), _COUNT),
     **dict.fromkeys(("warmup_steps", "workers", "num_workers"), _COUNT_OR_NONE),
     **dict.fromkeys(("learning_rate", "weight_decay", "input_noise", "latent_noise", "temperature"), _STRENGTH),

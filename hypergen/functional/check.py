@@ -28,13 +28,18 @@ def expected_shapes(model: nn.Module) -> dict[str, torch.Size]:
         A shape per named parameter; a tied parameter appears once.
 
     Raises:
-        ParameterError: A parameter of a lazy module has no shape yet.
+        ParameterError: It is no module, or a parameter of a lazy module has no shape yet.
     """
     return {name: parameter.shape for name, parameter in _targets(model).items()}
 
 
 def _targets(model: nn.Module) -> dict[str, nn.Parameter]:
     """The named parameters. To find them takes as long as to check them, so each caller walks the model once."""
+    if not isinstance(model, nn.Module):
+        raise ParameterError(
+            f"A network is a torch.nn.Module, not {str(model)[:100]!r} ({type(model).__name__}): make an object of its "
+            "class, and pass that."
+        )
     targets = dict(model.named_parameters())
     lazy = [name for name, parameter in targets.items() if is_lazy(parameter)]
     if lazy:

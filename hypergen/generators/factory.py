@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hypergen.errors import UnknownNameError
+from hypergen.errors import GeneratorError, UnknownNameError
 from hypergen.generators.checkpoint import WEIGHTS, read_checkpoint
 from hypergen.generators.generator import Generator
 from hypergen.generators.hub import locate
@@ -40,9 +40,15 @@ def load_generator(name: str | os.PathLike[str], *, device: str | torch.device |
         The generator.
 
     Raises:
+        GeneratorError: The name is no text and no path.
         UnknownNameError: The name is none of these; the message gives the nearest released names.
         CheckpointError: It was found and cannot be loaded; the message says what to do.
     """
+    if not isinstance(name, (str, os.PathLike)) or not str(name).strip() or "\x00" in str(name):
+        raise GeneratorError(
+            f"A generator is named by a text or a path, not by {str(name)[:100]!r} ({type(name).__name__}): pass one of "
+            f"{', '.join(list_generators())}, a folder, a file or an id on the Hugging Face Hub."
+        )
     released = list_generators()
     path = Path(name).expanduser()
     if isinstance(name, str) and name in released:

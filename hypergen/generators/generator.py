@@ -129,11 +129,7 @@ class Generator(nn.Module, ABC):
             TraceError: The target could not be traced.
             GeneratorError: The generator takes no condition.
         """
-        if condition is not None and not self.takes_condition:
-            raise GeneratorError(
-                f"{type(self).__name__} takes no condition: its parameters depend on the architecture alone. Leave "
-                f"condition={condition!r} out, or load a generator that takes one."
-            )
+        self._refuse_condition(condition)
         if isinstance(target, nn.Module):
             check_predictable(target)
         elif not target.parameter_shapes:
@@ -178,8 +174,10 @@ class Generator(nn.Module, ABC):
             The parameters of each part in the order of its names: the values that :meth:`generate` gives.
 
         Raises:
+            GeneratorError: The generator takes no condition.
             ParameterError: A part does not fit the graph, is incomplete or not finite.
         """
+        self._refuse_condition(condition)
         for names, parameters in zip(parts, self.predict_in_parts(graph, parts, condition), strict=True):
             _check_against_graph(graph, parameters)
             if forgotten := [name for name in names if name not in parameters]:
@@ -197,6 +195,13 @@ class Generator(nn.Module, ABC):
         parameters = self.predict(graph, condition)
         for names in parts:
             yield {name: parameters.pop(name) for name in names if name in parameters}
+
+    def _refuse_condition(self, condition: Any) -> None:
+        if condition is not None and not self.takes_condition:
+            raise GeneratorError(
+                f"{type(self).__name__} takes no condition: its parameters depend on the architecture alone. Leave "
+                f"condition={str(condition)[:100]!r} out, or load a generator that takes one."
+            )
 
     def save_pretrained(
         self,
