@@ -46,8 +46,8 @@ def load_generator(name: str | os.PathLike[str], *, device: str | torch.device |
     """
     if not isinstance(name, (str, os.PathLike)) or not str(name).strip() or "\x00" in str(name):
         raise GeneratorError(
-            f"A generator is named by a text or a path, not by {str(name)[:100]!r} ({type(name).__name__}): pass one of "
-            f"{', '.join(list_generators())}, a folder, a file or an id on the Hugging Face Hub."
+            f"A generator is named by a text or a path, not by {str(name)[:100]!r} ({type(name).__name__}): pass a "
+            f"folder, a file, an id on the Hugging Face Hub, or one of {', '.join(list_generators())}."
         )
     released = list_generators()
     path = Path(name).expanduser()
