@@ -30,12 +30,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is al
 
 
 def check_writable(*paths: Path | None, overwrite: bool, suffixes: tuple[str, ...] = ()) -> None:
-    """Complain about files and folders that must not be written, before the minutes of making what they are for.
+    """Complain about files that must not be written, before the minutes of making what they are for.
 
     Args:
-        *paths: Files, or folders, which may be there while they are empty; None for what is not written.
+        *paths: Files; None for what is not written.
         overwrite: Whether what is there may be replaced.
-        suffixes: Ends of names that are written; any, and folders, where none is given.
+        suffixes: Ends of names that are written; any where none is given.
 
     Raises:
         HypergenError: Something is there already, has another ending, or lies in what is no folder.
@@ -50,8 +50,7 @@ def check_writable(*paths: Path | None, overwrite: bool, suffixes: tuple[str, ..
             raise HypergenError(f"{str(path)!r} cannot be made: {str(parent)!r} is a file. Name another folder.")
         if suffixes and path.is_dir():
             raise HypergenError(f"{str(path)!r} is a folder, and a file is written: name another one.")
-        there = any(path.iterdir()) if path.is_dir() else path.exists()
-        if there and not overwrite:
+        if path.exists() and not overwrite:
             raise HypergenError(f"{str(path)!r} is already there; pass --overwrite to replace it, or name another one.")
 
 

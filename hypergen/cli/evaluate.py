@@ -43,7 +43,7 @@ def evaluate(
         raise HypergenError("--protocol zoo and --zoo FOLDER belong together: the zoo holds out what is measured.")
     if (data or metric or column) and zoo is None:
         raise HypergenError("--data, --metric and --column are for --protocol zoo.")
-    check_writable(out, overwrite=overwrite)
+    check_writable(out / "results.json", overwrite=overwrite)
     from hypergen.api.predict import load_generator
     from hypergen.data import DigitsDataModule, TextDataModule
     from hypergen.evaluation import AIMS, evaluate_image_classifier_generator, evaluate_language_model_generator

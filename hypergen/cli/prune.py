@@ -31,7 +31,7 @@ def prune(
     from hypergen.symmetry.prune.importance import magnitude, most_important
     from hypergen.symmetry.prune.pruner import Pruner
 
-    check_writable(out, overwrite=overwrite)
+    check_writable(out / "model.safetensors", overwrite=overwrite)
     network = build_network(model, on_meta=False).eval()
     pruner = Pruner(network, example_inputs(inputs), norms=norms)  # type: ignore[arg-type]
     scores = magnitude(pruner, {name: value.detach() for name, value in network.named_parameters()})

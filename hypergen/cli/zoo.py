@@ -261,7 +261,7 @@ def sample(
     from hypergen.evaluation.zoo.samples import sample_networks
     from hypergen.generators.zoo_generator import ZooGenerator
 
-    check_writable(out, overwrite=overwrite)
+    check_writable(out / "samples.csv", overwrite=overwrite)
     look_in_current_folder()
     loaded = load_generator(generator)
     if not isinstance(loaded, ZooGenerator):
@@ -288,7 +288,8 @@ def show(
     from hypergen.zoo import Zoo
     from hypergen.zoo.statistics import print_statistics
 
-    check_writable(out, overwrite=overwrite)
+    if out is not None:
+        check_writable(*out.glob(f"*.{file_format}"), out / f"1.{file_format}", overwrite=overwrite)
     console = Console()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

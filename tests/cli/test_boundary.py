@@ -154,8 +154,6 @@ def test_commands_ask_before_they_replace_what_is_there(tmp_path, capsys):
     file.write_text("mine")
     with pytest.raises(HypergenError, match="already there; pass --overwrite"):
         check_writable(file, overwrite=False)
-    with pytest.raises(HypergenError, match="already there; pass --overwrite"):
-        check_writable(tmp_path, overwrite=False)
     with pytest.raises(HypergenError, match=r"does not end in \.svg"):
         check_writable(file, overwrite=True, suffixes=(".svg",))
     with pytest.raises(HypergenError, match="is a file. Name another folder"):
