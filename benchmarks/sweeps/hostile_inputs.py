@@ -118,12 +118,12 @@ def constructor_cases(rng: random.Random, folder: Path) -> Iterator[Case]:
     from hypergen.functional.arguments import annotations_of
     from hypergen.generators.registry import generator_class, registered_names
 
-    classes = [generator_class(name) for name in registered_names()]
+    known = {found: found.example().generator.config for found in map(generator_class, registered_names())}
     while True:
-        found = rng.choice(classes)
+        found = rng.choice(list(known))
         name = rng.choice(sorted(annotations_of(found)))
         value = rng.choice(_BAD)
-        arguments = {**found.example_arguments, name: value}
+        arguments = {**known[found], name: value}
         yield Case("constructor", f"{found.__name__}({_brief({name: value})})", lambda c=found, a=arguments: c(**a))
 
 
@@ -181,7 +181,7 @@ def zoo_cases(rng: random.Random, folder: Path) -> Iterator[Case]:
 
     network = nn.Linear(3, 2)
     good = folder / "zoo"
-    layout = Layout.of(network)
+    layout = Layout.of(network.state_dict())
     with ZooWriter(good) as writer:
         for run in range(4):
             writer.add(network.state_dict(), layout=layout, run=f"run{run}", step=0, validation={"accuracy": 0.5})
@@ -189,7 +189,7 @@ def zoo_cases(rng: random.Random, folder: Path) -> Iterator[Case]:
     def read(path: Path) -> None:
         zoo = Zoo(path).verify()
         for number in range(len(zoo)):
-            zoo[number]
+            zoo.state_dict(number)
 
     def write(path: Path, arguments: dict[str, Any]) -> None:
         with ZooWriter(path) as writer:

@@ -135,11 +135,13 @@ def _of_instantiation(error: BaseException) -> str | None:
 
 
 def _raised_on_purpose(error: BaseException) -> bool:
-    """Whether a ``raise`` statement of hypergen made the error, rather than an operation that failed."""
+    """Whether a ``raise`` of hypergen or its configuration's libraries made the error, not an operation that failed."""
     last: TracebackType | None = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    if last is None or not str(last.tb_frame.f_globals.get("__name__", "")).startswith("hypergen."):
+    # What Hydra and OmegaConf raise is about the user's options.
+    ours = ("hypergen.", "hydra.", "omegaconf.")
+    if last is None or not str(last.tb_frame.f_globals.get("__name__", "")).startswith(ours):
         return False
     code = last.tb_frame.f_code.co_code
     return last.tb_lasti < len(code) and dis.opname[code[last.tb_lasti]] == "RAISE_VARARGS"

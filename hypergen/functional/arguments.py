@@ -31,7 +31,7 @@ _STRENGTH = Range(0, 1e30, False)
 _SHARE = Range(0, 1, False)
 # What an argument of this name may be wherever it is found: one word means one thing throughout the package.
 _RANGES: Mapping[str, Range] = {
-    **dict.fromkeys(("layers", "depth", "blocks", "head_layers", "denoiser_layers"), _LAYERS),
+    **dict.fromkeys(("layers", "blocks", "head_layers", "denoiser_layers"), _LAYERS),
     **dict.fromkeys(
         ("hidden", "heads", "head_hidden", "token_size", "token_hidden", "denoiser_hidden", "latent_size"),
         _SIZE,
@@ -40,6 +40,9 @@ _RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("channels", "num_classes", "rank", "metric_size", "code_size", "condition_size"), _SIZE_OR_NONE),
     **dict.fromkeys(("batch_size", "networks_per_step", "inputs_per_step", "sampling_steps", "group_size"), _COUNT),
     "calibration_batches": _COUNT,
+    "depth": Range(1, 10_000, True),
+    "codes_per_token": _SIZE,
+    "width": Range(1e-6, 2**24, False),  # of channels, or a factor on them
     **dict.fromkeys(("steps", "num_train_timesteps", "save_every"), _COUNT),
     **dict.fromkeys(("warmup_steps", "workers", "num_workers"), _COUNT_OR_NONE),
     **dict.fromkeys(("learning_rate", "weight_decay", "input_noise", "latent_noise", "temperature"), _STRENGTH),

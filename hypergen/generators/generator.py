@@ -71,7 +71,7 @@ class Generator(nn.Module, ABC):
         instance.__dict__["_arguments"] = {
             name: _as_json(value, f"{cls.__name__}({name}=…)") for name, value in arguments.items()
         }
-        check_arguments(cls, {name: value for name, value in instance._arguments.items() if value is not None})
+        check_arguments(cls, instance._arguments)
         return instance
 
     @property

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hypergen.errors import CheckpointError, HypergenError, ParameterError
+from hypergen.functional.arguments import check_arguments
 from hypergen.functional.files import FolderLock, inside, replace_file
 from hypergen.zoo.folder import (
     BASE,
@@ -164,8 +165,13 @@ class ZooWriter:
             ParameterError: The tensors do not fit the layout, or a value is no number, text or truth value, or of
                 another kind than the zoo holds in its column; nothing of the checkpoint is kept.
             CheckpointError: The zoo holds the checkpoint already, or a shard could not be written.
+            TypeError: Tensors, hyperparameters or metrics are no mapping, or the layout is none.
             ValueError: Splits contradict each other.
         """
+        mappings = {"state": state, "hyperparameters": hyperparameters, "validation": validation, "test": test}
+        check_arguments(ZooWriter.add, mappings)
+        if layout is not None and not isinstance(layout, Layout):
+            raise TypeError(f"add(layout={str(layout)[:100]!r}): expected a Layout, as `Layout.of(state)` makes it.")
         layout = layout or Layout.of(state)
         named: dict[str, Any] = {
             "task": task,

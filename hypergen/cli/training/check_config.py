@@ -53,6 +53,7 @@ def _hints(target: Any) -> dict[str, Any]:
 
     try:
         found = get_object(target)
-        return annotations_of(found) if inspect.isclass(found) or inspect.isroutine(found) else {}
+        takes_arguments = inspect.isclass(found) or inspect.isroutine(found)
+        return annotations_of(found) if takes_arguments else {}
     except Exception:  # Hydra itself reports targets that do not exist, with their place.
         return {}
