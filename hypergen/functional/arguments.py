@@ -38,13 +38,13 @@ _RANGES: Mapping[str, Range] = {
     ),
     **dict.fromkeys(("image_size", "patch_size", "kernel_size", "vocabulary", "components"), _SIZE),
     **dict.fromkeys(("channels", "num_classes", "rank", "metric_size", "code_size", "condition_size"), _SIZE_OR_NONE),
-    **dict.fromkeys(("batch_size", "networks_per_step", "inputs_per_step", "sampling_steps", "group_size"), _COUNT),
+    **dict.fromkeys(("batch_size", "inputs_per_step", "sampling_steps", "group_size"), _COUNT),
     "calibration_batches": _COUNT,
     "depth": Range(1, 10_000, True),
     "codes_per_token": _SIZE,
     "width": Range(1e-6, 2**24, False),  # of channels, or a factor on them
     **dict.fromkeys(("steps", "num_train_timesteps", "save_every"), _COUNT),
-    **dict.fromkeys(("warmup_steps", "workers", "num_workers"), _COUNT_OR_NONE),
+    **dict.fromkeys(("warmup_steps", "workers", "num_workers", "networks_per_step"), _COUNT_OR_NONE),
     **dict.fromkeys(("learning_rate", "weight_decay", "input_noise", "latent_noise", "temperature"), _STRENGTH),
     **dict.fromkeys(("dropout", "label_smoothing", "average_decay"), _SHARE),
 }

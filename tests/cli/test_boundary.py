@@ -170,3 +170,13 @@ def test_parameters_beyond_the_memory_are_refused_with_what_to_do():
         network = torch.nn.Linear(10**6, 10**6)
     with pytest.raises(HypergenError, match="predict_to_disk"):
         hypergen.predict_params(network)
+
+
+def test_every_experiment_fits_the_types_and_ranges():
+    from hydra import compose, initialize_config_dir
+
+    from hypergen.cli.train import CONFIGURATION
+
+    with initialize_config_dir(str(CONFIGURATION), version_base="1.3"):
+        for file in sorted((CONFIGURATION / "experiment").glob("*.yaml")):
+            check_config(compose("train", [f"experiment={file.stem}", "output=x"]))
