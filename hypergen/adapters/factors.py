@@ -97,15 +97,15 @@ class LowRank:
         return left * (-1.0 if self.scale < 0 else 1.0), sigma * abs(self.scale), right
 
     def singular_values(self) -> Tensor:
-        """Those of ``scale · up · down``, descending, ``[rank]`` in float64.
+        """Those of ``scale · up · down``, descending, ``[rank]`` in float64; for statistics.
 
-        From the Gram matrices of the factors in float64, which costs a tenth of :meth:`decompose` and resolves values
-        down to 1e-7 of the largest.
+        From Gram matrices of the factors in float32, ten times as fast as :meth:`decompose`: values below about 1e-3 of
+        the largest are not resolved.
         """
-        up, down = self.matrices
-        values, vectors = torch.linalg.eigh(up.T @ up)
+        up, down = self.up.flatten(1).float(), self.down.flatten(1).float()
+        values, vectors = torch.linalg.eigh((up.T @ up).double())
         root = values.clamp_min(0).sqrt()[:, None] * vectors.T
-        squares = torch.linalg.eigvalsh(root @ (down @ down.T) @ root.T)
+        squares = torch.linalg.eigvalsh(root @ (down @ down.T).double() @ root.T)
         return squares.clamp_min(0).sqrt().flip(0) * abs(self.scale)
 
     def with_rank(self, rank: int) -> LowRank:

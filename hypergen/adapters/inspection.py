@@ -20,7 +20,7 @@ from hypergen.adapters.statistics import (
     adapter_statistics,
     kind_of,
     layer_of,
-    ranks_used,
+    rank_used,
     sketch,
     update_statistics,
 )
@@ -94,9 +94,10 @@ def inspect_adapter(
     adapter: Adapter, path: Path = Path(), bases: Mapping[str, tuple[nn.Module, str]] | None = None
 ) -> Inspected:
     """Measure one adapter."""
-    by_module = {name: update_statistics(update) for name, update in adapter.modules.items()}
+    sigmas = {name: update.singular_values() for name, update in adapter.modules.items()}
+    by_module = {name: update_statistics(update, sigmas[name]) for name, update in adapter.modules.items()}
     energy = {name: numbers["frobenius"] ** 2 for name, numbers in by_module.items()}
-    used = [ranks_used(update)[0] for update in adapter.modules.values()]
+    used = [rank_used(sigma) for sigma in sigmas.values()]
     notes = []
     if adapter.changed_base:
         notes.append(f"initialised with {adapter.changed_base}: fits only the base that PEFT changes so")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,17 +13,21 @@ from hypergen.adapters.adapter import Adapter
 from hypergen.adapters.factors import LowRank
 
 STATISTICS = ("sigma_1", "frobenius", "concentration", "entropy", "kurtosis")
-_SAMPLED = 512
+_SAMPLED = 256
 
 
-def update_statistics(update: LowRank) -> dict[str, float]:
+def update_statistics(update: LowRank, sigma: Tensor | None = None) -> dict[str, float]:
     """Five numbers of an update.
 
     ``sigma_1``: the largest singular value. ``frobenius``: the Frobenius norm. ``concentration``: the share of the
     energy ``Σ σ²`` in the largest. ``entropy``: that of the energies, in nats. ``kurtosis``: of the update's entries, 3
-    for a normal distribution; of up to 512 × 512 evenly spaced ones.
+    for a normal distribution; of up to 256 × 256 evenly spaced ones.
+
+    Args:
+        update: The update.
+        sigma: Its singular values, where they are known.
     """
-    sigma = update.singular_values()
+    sigma = update.singular_values() if sigma is None else sigma
     energy = sigma.square()
     total = float(energy.sum())
     share = energy / total if total > 0 else torch.full_like(energy, 1 / len(energy))
@@ -46,14 +50,11 @@ def kurtosis(update: LowRank) -> float:
     return float(squares.square().mean()) / second**2 if second > 0 else 0.0
 
 
-def ranks_used(update: LowRank, shares: Iterable[float] = (0.99,)) -> list[int]:
-    """How many directions hold these shares of the energy."""
-    energy = update.singular_values().square()
+def rank_used(sigma: Tensor, share: float = 0.99) -> int:
+    """How many directions hold a share of the energy of singular values that descend."""
+    energy = sigma.square()
     total = energy.sum()
-    if total <= 0:
-        return [0 for _ in shares]
-    held = energy.cumsum(0) / total
-    return [int((held < share).sum()) + 1 for share in shares]
+    return int((energy.cumsum(0) / total < share).sum()) + 1 if total > 0 else 0
 
 
 def kind_of(module: str) -> str:

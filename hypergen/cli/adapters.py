@@ -40,3 +40,38 @@ def inspect(
     if out is not None:
         for path in write_inspection(inspected, out):
             console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+@adapters.command()
+def merge(
+    folders: Folders,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the merged adapter.")],
+    weight: Annotated[
+        list[float] | None, typer.Option(help="Weight of each adapter in the order of the folders; 1 by default.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="svd, cat, ties or dare.")] = "svd",
+    rank: Annotated[int, typer.Option(min=0, help="Rank of the result; 0 for the largest there is.")] = 0,
+    density: Annotated[float, typer.Option(help="Share of values that ties and dare keep.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Random seed of dare.")] = 0,
+) -> None:
+    """Merge adapters of one base, of any ranks and scales, into one."""
+    from hypergen.adapters import find_adapters, merge_adapters, read_adapter, write_adapter
+
+    every = [read_adapter(path) for path in find_adapters(folders)]
+    merged = merge_adapters(
+        every,
+        weight or None,
+        method=method,  # type: ignore[arg-type]
+        rank=rank or None,
+        density=density,
+        seed=seed,
+        name=out.name,
+    )
+    written = write_adapter(merged, out)
+    Console().print(
+        f"{len(every)} adapters of rank {', '.join(str(each.rank) for each in every)} merged into one of rank "
+        f"{merged.rank}: {written}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

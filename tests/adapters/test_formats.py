@@ -59,7 +59,7 @@ def test_factors_are_one_whatever_the_gauge():
     torch.testing.assert_close(gram, gram.diagonal().diag(), atol=1e-4, rtol=1e-4)
     assert (one.up.gather(0, one.up.abs().argmax(0)[None]) > 0).all()
     exact = torch.linalg.svdvals(2 * (up @ down).double())[:4]
-    torch.testing.assert_close(one.singular_values(), exact, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.singular_values(), exact, atol=1e-4, rtol=1e-5)
     assert one.inner(other) == pytest.approx(float(exact.square().sum()), rel=1e-4)
 
 
