@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hypergen.adapters.merge import merge_adapters
     from hypergen.adapters.names import folder_names, model_names
     from hypergen.adapters.read import find_adapters, read_adapter, read_adapters
+    from hypergen.adapters.stack import StackedAdapters, stack_adapters
     from hypergen.adapters.write import peft_state, runtime_state, write_adapter
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -114,7 +114,7 @@ def check_fit(adapter: Adapter, base: nn.Module, name: str = "the base") -> Fit:
     fit = fit_to_base(adapter, base)
     if fit.fits:
         return fit
-    if not fit.matched:
+    if len(fit.missing) == len(adapter.modules):
         known = [key for key, module in base.named_modules() if getattr(module, "weight", None) is not None]
         raise ParameterError(
             f"{adapter.name!r} does not fit {name}: none of its {len(adapter.modules)} modules is there. It adapts "

@@ -131,7 +131,7 @@ def _check(adapters: Sequence[Adapter], weights: Sequence[float], method: str, r
         if adapter.changed_base:
             raise ParameterError(
                 f"{adapter.name!r} was initialised with {adapter.changed_base}, which changed its base: it does not "
-                "add up with others. Convert it with PEFT (save_pretrained(…, path_initial_model_for_weight_conversion=…))."
+                "add up with others. Convert it: save_pretrained(…, path_initial_model_for_weight_conversion=…)."
             )
         other = [key for key in adapter.extras if not key.endswith(BIAS)]
         if other:

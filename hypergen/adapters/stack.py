@@ -55,10 +55,10 @@ def stack_adapters(
     - ``"aligned"``: canonical factors, each turned by the rotation that brings it closest to the mean of all
       (generalised Procrustes analysis), from the factors of the mean update on. Order and signs of singular vectors,
       which jump between similar updates, are given up for it.
-    - ``"shared"``: ``ΔWᵢ = upᵢ · down`` with one orthonormal ``down`` for all, the right singular vectors of all updates
-      below one another. Factors are then linear in the updates, and the rank is that of all adapters together, as far as
-      it holds a share ``energy``. As in KnOTS (Stoica et al., *Model merging with SVD to tie the Knots*, 2024,
-      arXiv:2410.19735), from the factors.
+    - ``"shared"``: ``ΔWᵢ = upᵢ · down`` with one orthonormal ``down`` for all, the right singular vectors of all
+      updates below one another. Factors are then linear in the updates, and the rank is that of all adapters together,
+      as far as it holds a share ``energy``. As in KnOTS (Stoica et al., *Model merging with SVD to tie the Knots*,
+      2024, arXiv:2410.19735), from the factors.
 
     Args:
         adapters: At least one; ranks and scales may differ.
@@ -75,29 +75,22 @@ def stack_adapters(
     _check(adapters)
     own = [adapter.with_scale(1.0).canonical() for adapter in adapters]
     rank = max(adapter.rank for adapter in own) if rank is None and form != "shared" else rank
-    stacked: dict[str, LowRank] = {}
-    for module in own[0].modules:
+    parameters: dict[str, list[Tensor]] = {}
+    for module, like in own[0].modules.items():
         updates = [adapter.modules[module] for adapter in own]
         if form == "shared":
-            ups, down = _shared(updates, energy, rank)
+            ups, downs = _shared(updates, energy, rank)
         else:
             same = [update.with_rank(rank or 1) for update in updates]
             ups = torch.stack([update.up.flatten(1).double() for update in same])
-            down = torch.stack([update.down.flatten(1).double() for update in same])
+            downs = torch.stack([update.down.flatten(1).double() for update in same])
             if form == "aligned":
-                ups, down = _aligned(ups, down)
-        stacked[module] = (ups, down)  # type: ignore[assignment]
+                ups, downs = _aligned(ups, downs)
+        for up, down in zip(ups.float(), downs.float(), strict=True):
+            up, down = up.reshape(*up.shape, *like.up.shape[2:]), down.reshape(-1, *like.down.shape[1:])
+            for key, value in tensors_of({module: LowRank(up, down, 1.0, like.embedding)}, {}).items():
+                parameters.setdefault(key, []).append(value)
     first = own[0]
-    parameters: dict[str, list[Tensor]] = {}
-    for number in range(len(own)):
-        modules = {}
-        for module, pair in stacked.items():
-            ups, down = pair  # type: ignore[misc]
-            like = first.modules[module]
-            up = ups[number].float().reshape(len(ups[number]), -1, *like.up.shape[2:])
-            modules[module] = LowRank(up, down[number].float().reshape(-1, *like.down.shape[1:]), 1.0, like.embedding)
-        for key, value in tensors_of(modules, {}).items():
-            parameters.setdefault(key, []).append(value)
     result = {key: torch.stack(values) for key, values in parameters.items()}
     shown = adapter_of({key: value[0] for key, value in result.items()}, first.config, first.name)
     return StackedAdapters(result, peft_config(shown))
@@ -143,5 +136,5 @@ def _check(adapters: Sequence[Adapter]) -> None:
         if adapter.extras or adapter.changed_base:
             what = next(iter(adapter.extras), "") or adapter.changed_base
             raise ParameterError(
-                f"{adapter.name!r} is more than low-rank updates ({what}), which no form of factors holds. Leave it out."
+                f"{adapter.name!r} is more than low-rank updates ({what}), which no form of factors holds. Leave it."
             )

@@ -75,3 +75,119 @@ def merge(
         markup=False,
         soft_wrap=True,
     )
+
+
+@adapters.command()
+def store(
+    folder: Annotated[Path, typer.Argument(help="The folder with adapters below it; only read.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the zoo.")],
+    base: Annotated[str, typer.Option(help="The base model's folder, where adapters of several bases are there.")] = "",
+    texts: Annotated[Path | None, typer.Option(help="JSON file of texts by name of adapter.")] = None,
+    form: Annotated[str, typer.Option(help="canonical, aligned or shared.")] = "aligned",
+) -> None:
+    """Store the adapters of one base in a zoo, in one form, with their texts."""
+    from hypergen.adapters import by_base, load_base
+    from hypergen.adapters.zoo import fitting_group, join_texts, read_named_adapters, read_texts, write_adapter_zoo
+    from hypergen.errors import ParameterError
+
+    console = Console()
+    own = read_named_adapters(folder)
+    if base:
+        own, left_out = fitting_group(own, load_base(base)[0])
+        _print_left_out(console, left_out)
+    elif len(groups := by_base(own)) > 1:
+        described = ", ".join(f"{name!r} ({len(group)})" for name, group in groups.items())
+        raise ParameterError(
+            f"The adapters are of several bases or sets of modules: {described}. Name one with --base."
+        )
+    known = read_texts(texts) if texts else {}
+    if known:
+        join_texts([adapter.name for adapter in own], known)
+    stacked = write_adapter_zoo(out, own, known, form)  # type: ignore[arg-type]
+    console.print(f"{len(stacked)} adapters stored: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+@adapters.command()
+def train(
+    folder: Annotated[Path, typer.Argument(help="A zoo of adapters, or a folder with adapters below it.")],
+    base: Annotated[str, typer.Option(help="The base model's folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the generator.")],
+    texts: Annotated[Path | None, typer.Option(help="JSON file of texts by name of adapter.")] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="File of texts or token numbers to compare on; else the base's own.")
+    ] = None,
+    behaviour: Annotated[bool, typer.Option(help="Compare what adapted models do, not weights alone.")] = True,
+    form: Annotated[str, typer.Option(help="canonical, aligned or shared.")] = "aligned",
+    held_out: Annotated[int, typer.Option(min=0, help="Number of adapters that are only measured on.")] = 0,
+    partial: Annotated[bool, typer.Option(help="Leave out adapters without a text, and texts without one.")] = False,
+    steps: Annotated[str, typer.Option(help="Steps on weights, and on what adapted models do.")] = "300,150",
+    length: Annotated[int, typer.Option(min=2, help="Tokens of an input.")] = 16,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+) -> None:
+    """Train a generator that writes adapters of one base for texts."""
+    from hypergen.api.adapters import train_from_folders
+    from hypergen.errors import HypergenError
+
+    try:
+        weights, outputs = (int(part) for part in steps.split(","))
+    except ValueError as error:
+        raise HypergenError(f"--steps {steps!r} is no pair of numbers. Expected two, such as 300,150.") from error
+    console = Console()
+    found = train_from_folders(
+        folder,
+        base,
+        texts,
+        inputs=inputs,
+        behaviour=behaviour,
+        form=form,  # type: ignore[arg-type]
+        held_out=held_out,
+        partial=partial,
+        length=length,
+        seed=seed,
+        steps=(weights, outputs),
+    )
+    _print_left_out(console, found.left_out)
+    found.generator.save_pretrained(out)
+    held = f" (held out: {', '.join(found.held_out)})" if found.held_out else ""
+    console.print(f"Trained on {found.adapters} adapters{held}.", highlight=False, markup=False, soft_wrap=True)
+    console.print(str(found.report), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"written: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+@adapters.command()
+def write(
+    generator: Annotated[str, typer.Argument(help="The generator's folder.")],
+    texts: Annotated[
+        list[str], typer.Argument(help="What the adapter is to do; several with --stack, or several folders.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the adapter, as PEFT has it.")],
+    scale: Annotated[float, typer.Option(help="Factor on the updates.")] = 1.0,
+    rank: Annotated[int, typer.Option(min=0, help="Rank of the adapter; 0 for the generator's own.")] = 0,
+    stack: Annotated[bool, typer.Option(help="One adapter that adds up those of all texts.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+) -> None:
+    """Write an adapter for a text, which PEFT, Transformers and servers load."""
+    import hypergen
+    from hypergen.adapters import merge_adapters, write_adapter
+    from hypergen.errors import GeneratorError
+    from hypergen.generators import TextToAdapter
+
+    loaded = hypergen.load_generator(generator)
+    if not isinstance(loaded, TextToAdapter):
+        raise GeneratorError(
+            f"{generator!r} is a {type(loaded).__name__}, which writes no adapters. Train one with `hypergen adapters "
+            "train`."
+        )
+    made = [loaded.write(text, seed=seed, scale=scale) for text in texts]
+    made = [adapter.map(lambda update: update.with_rank(rank)) if rank else adapter for adapter in made]
+    if stack and len(made) > 1:
+        made = [merge_adapters(made, method="svd" if rank else "cat", rank=rank or None)]
+    console = Console()
+    for number, adapter in enumerate(made):
+        written = write_adapter(adapter, out if len(made) == 1 else out / str(number))
+        console.print(f"written: {written}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_left_out(console: Console, left_out: dict[str, str]) -> None:
+    for name, why in left_out.items():
+        console.print(f"left out: {name}: {why}", style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hypergen.functional.stacked_outputs import logits_of
+
 
 class StackedModule:
     """Runs a module with stacked parameters: ``f(parameters, buffers, inputs)`` of n networks at once.
 
-    Any module works that `torch.func.vmap` can follow. Buffers that the forward pass updates in place, such as a batch
-    norm's statistics, are updated for each network. Parameters that need no gradients, such as those under an adapter,
-    are the same for all networks: those of a module that ``build`` makes.
+    Any module works that `torch.func.vmap` can follow; of models of Hugging Face, logits are what they return. Buffers
+    that the forward pass updates in place, such as a batch norm's statistics, are updated for each network. Parameters
+    that need no gradients, such as those under an adapter, are the same for all networks: those of a module that
+    ``build`` makes.
 
     Args:
         build: Makes the module.
@@ -79,7 +82,7 @@ class StackedModule:
         self.module.train(training)
 
         def forward(own: dict[str, Tensor], own_buffers: dict[str, Tensor], own_inputs: Tensor) -> Tensor:
-            return functional_call(self.module, (own, own_buffers), (own_inputs,))
+            return logits_of(functional_call(self.module, (own, own_buffers), (own_inputs,)))
 
         in_dims = (0, 0, None if shared else 0)
         # `vmap` runs fused attention once for each network, and its parts for all of them together.
