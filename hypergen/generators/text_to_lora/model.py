@@ -120,7 +120,10 @@ class TextToLora(nn.Module):
                 f"{str(folder / WEIGHTS)!r} is no checkpoint of Text-to-LoRA: it lacks {error}."
             ) from error
         own = {key: value.float() for key, value in state.items() if key.partition(".")[0] not in _NOT_READ}
-        lost = made.load_state_dict(own, strict=False)
+        try:
+            lost = made.load_state_dict(own, strict=False)
+        except RuntimeError as error:  # of tensors of other shapes
+            raise CheckpointError(f"{str(folder / WEIGHTS)!r} does not fit {ARGUMENTS}: {str(error)[:300]}") from error
         # Rotations are computed, not read.
         if lost.missing_keys or [key for key in lost.unexpected_keys if not key.startswith("rotary_emb")]:
             raise CheckpointError(
@@ -184,7 +187,7 @@ class TextToLora(nn.Module):
         return list(itertools.permutations(kinds))
 
     def forward(self, embedding: Tensor | None, kind: str) -> tuple[Tensor, Tensor]:
-        """Factors of all layers of a kind of module: down ``[layers, rank, inputs]``, up ``[layers, outputs, rank]``."""
+        """Factors of a kind of module in all layers: down ``[layers, rank, inputs]``, up ``[layers, outputs, rank]``."""
         numbers = torch.arange(self.layers)
         depth = self.layer_depth_encoder(numbers)
         of_kind = self.layer_type_encoder(torch.tensor([self.kinds.index(kind)])).expand(self.layers, -1)
