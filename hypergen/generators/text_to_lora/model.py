@@ -187,7 +187,7 @@ class TextToLora(nn.Module):
         return list(itertools.permutations(kinds))
 
     def forward(self, embedding: Tensor | None, kind: str) -> tuple[Tensor, Tensor]:
-        """Factors of a kind of module in all layers: down ``[layers, rank, inputs]``, up ``[layers, outputs, rank]``."""
+        """Factors of a kind of module, all layers: down ``[layers, rank, inputs]``, up ``[layers, outputs, rank]``."""
         numbers = torch.arange(self.layers)
         depth = self.layer_depth_encoder(numbers)
         of_kind = self.layer_type_encoder(torch.tensor([self.kinds.index(kind)])).expand(self.layers, -1)
