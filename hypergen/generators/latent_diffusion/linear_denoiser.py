@@ -36,5 +36,7 @@ class LinearDenoiser(ModelMixin, ConfigMixin):
         Returns:
             ``[batch, latent_size]``.
         """
-        of_condition, of_latent = self.time(timesteps).chunk(2, -1)
+        # Timesteps embeds in float32, whatever the type of the module.
+        embedded = self.time[1](self.time[0](timesteps).to(latents.dtype))
+        of_condition, of_latent = self.time[2](embedded).chunk(2, -1)
         return (1 + of_condition) * self.condition(condition) + of_latent * latents
