@@ -159,7 +159,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
             return None
         if kind == "text":
             words = tensors["text"]
-            return encoder(self.words(words.clamp_min(0), per_sample_weights=(words >= 0).float()))
+            return encoder(self.words(words.clamp_min(0), per_sample_weights=(words >= 0).to(self.words.weight)))
         values = tensors[kind]
         return encoder((values - self.metric_mean) / self.metric_std if kind == "metric" else 2 * values - 1)
 
