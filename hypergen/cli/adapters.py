@@ -170,7 +170,7 @@ def write(
     import hypergen
     from hypergen.adapters import merge_adapters, write_adapter
     from hypergen.errors import GeneratorError
-    from hypergen.generators import TextToAdapter
+    from hypergen.generators.text_to_adapter.model import TextToAdapter
 
     loaded = hypergen.load_generator(generator)
     if not isinstance(loaded, TextToAdapter):

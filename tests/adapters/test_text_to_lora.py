@@ -7,7 +7,7 @@ from torch import nn
 
 from hypergen.adapters import write_adapter
 from hypergen.errors import CheckpointError, GeneratorError
-from hypergen.generators import TextToLora
+from hypergen.generators.text_to_lora.model import TextToLora
 from tests.adapters import kinds
 
 SHAPES = {"q_proj": (10, 8), "v_proj": (6, 10)}
