@@ -270,7 +270,7 @@ def hydra_cases(rng: random.Random, folder: Path) -> Iterator[Case]:
 
     def check(override: str) -> None:
         with error_boundary():
-            config = compose("train", ["task=graph_hypernetwork", "+output=x", override])
+            config = compose("train", ["task=graph_hypernetwork", "output=x", override])
             check_config(config)
             data = instantiate(config.data)
             instantiate(config.space)

@@ -41,7 +41,7 @@ _RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("batch_size", "inputs_per_step", "sampling_steps", "group_size"), _COUNT),
     "calibration_batches": _COUNT,
     "depth": Range(1, 10_000, True),
-    "codes_per_token": _SIZE,
+    **dict.fromkeys(("codes_per_token", "codebook_size"), _SIZE),
     "width": Range(1e-6, 2**24, False),  # of channels, or a factor on them
     **dict.fromkeys(("steps", "num_train_timesteps", "save_every"), _COUNT),
     **dict.fromkeys(("warmup_steps", "workers", "num_workers", "networks_per_step"), _COUNT_OR_NONE),
