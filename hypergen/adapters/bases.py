@@ -43,7 +43,7 @@ class Fit:
         quantised = f", quantised ({self.quantization})" if self.quantization else ""
         if self.fits:
             return f"fits, {len(self.matched)} modules{quantised}"
-        if not self.matched:
+        if not self.matched and not self.misshapen:
             return f"does not fit: none of {len(self.missing) + len(self.misshapen)} modules{quantised}"
         example = next(iter(self.missing), None) or "; ".join(list(self.misshapen.values())[:1])
         return (
