@@ -87,6 +87,8 @@ class InitializationReport:
             return ""
         if not self.comparison.better:
             return f"not compared with the network's own start: {self.comparison.reason}"
+        if self.comparison.better == "predicted" and self.comparison.predicted.loss is None:
+            return f"nothing speaks against the predicted start (no labels to compare losses): {self.comparison.reason}"
         return f"the better start is {self.comparison.better}: {self.comparison.reason}"
 
     def __rich__(self) -> Table:

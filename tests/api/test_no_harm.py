@@ -180,3 +180,9 @@ def test_a_meta_network_is_not_compared():
         model = network()
     report = hypergen.initialize(model, ConstantValues(0.1))
     assert report.comparison.better == "" and "meta device" in str(report)
+
+
+def test_sizes_of_activations_alone_make_no_start_the_better_one():
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    text = str(hypergen.initialize(network, example_inputs=torch.zeros(1, 1, 8, 8)))
+    assert "nothing speaks against the predicted start" in text and "better start" not in text
