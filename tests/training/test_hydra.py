@@ -31,6 +31,7 @@ OF_TASKS = {
     "evaluation=zoo": "task=zoo_generator",
     "evaluation=hypernetwork": "task=hypernetwork",
     "training=hypernetwork": "task=hypernetwork",
+    "generator=hypernetwork": "task=hypernetwork",
     "training=target": "task=target",
     "training=property_prediction": "task=metanetwork",
     "training=meta_pruning": "experiment=pruning",

@@ -30,7 +30,9 @@ def losses(folder: Path) -> list[float]:
 
 def differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, float]:
     assert one.keys() == other.keys()
-    return {name: float((one[name] - other[name]).abs().max()) for name in one}
+    # What is infinite in both, as the radius where no training graphs are kept yet, is equal.
+    apart = {name: one[name].double() - other[name].double() for name in one}
+    return {name: float(apart[name].masked_fill(one[name] == other[name], 0).abs().max()) for name in one}
 
 
 class SignalAt(pl.Callback):

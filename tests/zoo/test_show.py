@@ -96,7 +96,7 @@ def test_wrong_options_are_named(tmp_path):
         (["build", tmp_path / "z", "--learning-rate", "2,1"], "the smaller first"),
         (["build", tmp_path / "z", "--engine", "rya"], "Did you mean 'ray'"),
         (["import", tmp_path, tmp_path / "z", "--kind", "lightnin"], "Did you mean 'lightning'"),
-        (["import", tmp_path, tmp_path / "z"], "needs a --pattern"),
+        (["import", tmp_path, tmp_path / "z"], "holds no file"),
         (["import", tmp_path, tmp_path / "z", "--kind", "model_zoos", "--key", "x"], "--key is not for"),
         (["show", tmp_path], "no zoo.json"),
     ):

@@ -9,7 +9,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hypergen.errors import GeneratorError
 from hypergen.generators.conditions import numbers_of
 from hypergen.generators.example import GeneratorExample
 from hypergen.generators.registry import register_generator
@@ -41,7 +40,8 @@ class Gaussian(ZooGenerator):
         R: ``[rank, num_tokens · token_size]``.
 
     Raises:
-        GeneratorError: There are no layouts, or the rank is negative.
+        GeneratorError: There are no layouts.
+        ValueError: The rank is negative.
     """
 
     example_arguments = {"rank": 3, "code_size": 2, "token_size": 4}
@@ -57,8 +57,6 @@ class Gaussian(ZooGenerator):
         token_size: int = 64,
     ) -> None:
         super().__init__()
-        if rank < 0:
-            raise GeneratorError(f"rank must be 0 or greater; got {rank}.")
         self.rank, self.penalty = rank, penalty
         self.sizes = {"code": code_size, "metric": metric_size}
         self.statistics = TokenStatistics(layouts, token_size)

@@ -208,5 +208,5 @@ def test_gaussian_samples_have_the_moments_of_the_zoo():
         torch.testing.assert_close(flat.mean(0), torch.full((flat.shape[1],), 5 * code[0]), atol=0.4, rtol=0)
         covariance = torch.cov(flat.T)
         assert (covariance - truth.T @ truth).norm() < 0.2 * (truth.T @ truth).norm()
-    with pytest.raises(GeneratorError, match="rank"):
+    with pytest.raises(ValueError, match="rank"):
         Gaussian([layout()], rank=-1)
