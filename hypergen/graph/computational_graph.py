@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
@@ -155,18 +155,45 @@ class ComputationalGraph:
         """The computational graph of what :meth:`to_pyg` gave, but for the traced calls that symmetry is read from."""
         return cls(tuple(OpNode(**node) for node in data.nodes), data.edge_index.clone(), **data.facts)
 
+    @cached_property
+    def incoming(self) -> tuple[tuple[int, ...], ...]:
+        """For every node, those that it reads, in the order of the edges."""
+        sources: list[list[int]] = [[] for _ in self.nodes]
+        for source, target in self.edges.t().tolist():
+            sources[target].append(source)
+        return tuple(map(tuple, sources))
+
+    @cached_property
+    def outgoing(self) -> tuple[tuple[int, ...], ...]:
+        """For every node, those that read it, in the order of the edges."""
+        targets: list[list[int]] = [[] for _ in self.nodes]
+        for source, target in self.edges.t().tolist():
+            targets[source].append(target)
+        return tuple(map(tuple, targets))
+
+    def layers_behind(self, numbers: Iterable[int]) -> list[int]:
+        """The nearest nodes with parameters that values of these nodes come from, the nodes themselves included."""
+        found, waiting, seen = [], list(numbers), set()
+        while waiting:
+            current = waiting.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            if self.nodes[current].parameters:
+                found.append(current)
+            else:
+                waiting += self.incoming[current]
+        return found
+
     def without(self, ops: Collection[str]) -> ComputationalGraph:
         """The graph with parameter-free nodes of these operations contracted: their inputs feed their outputs."""
         keep = [bool(node.parameters) or node.op not in ops for node in self.nodes]
         if all(keep):
             return self
-        incoming: list[list[int]] = [[] for _ in self.nodes]
-        for source, target in self.edges.t().tolist():
-            incoming[target].append(source)
         origins: list[tuple[int, ...]] = []  # the kept nodes whose values reach the output of node i
         number, edges = 0, []
         for i in range(len(self.nodes)):
-            reached = tuple(dict.fromkeys(origin for source in incoming[i] for origin in origins[source]))
+            reached = tuple(dict.fromkeys(origin for source in self.incoming[i] for origin in origins[source]))
             if keep[i]:
                 edges += [(origin, number) for origin in reached]
                 origins.append((number,))

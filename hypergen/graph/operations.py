@@ -28,6 +28,8 @@ CONSTANT_OPS = frozenset(
 # Operations that write into their first operand without reading it.
 OVERWRITING = frozenset(("copy", "fill", "zero"))
 
+ATTENTIONS = frozenset(("scaled_dot_product_attention", "attention"))
+
 # Operations that rearrange or select values without computing new ones.
 SHAPE_OPS = frozenset(
     """reshape view flatten unflatten squeeze unsqueeze permute transpose t T mT H mH swapaxes swapdims movedim moveaxis

@@ -130,14 +130,11 @@ def _differ(name: str, expected: dict[str, tuple[int, ...]], graph: Computationa
 
 
 def _shapes(graph: ComputationalGraph) -> Iterator[str]:
-    incoming: list[list[int]] = [[] for _ in graph.nodes]
-    for source, target in graph.edges.t().tolist():
-        incoming[target].append(source)
     for i, node in enumerate(graph.nodes):
         # Further outputs of an operation may have other shapes than its first, which the node tells.
-        sources = [graph.nodes[s].shape for s in incoming[i] if graph.nodes[s].op not in _SEVERAL_OUTPUTS]
+        sources = [graph.nodes[s].shape for s in graph.incoming[i] if graph.nodes[s].op not in _SEVERAL_OUTPUTS]
         weight = graph.parameter_shapes.get(node.parameters.get("weight") or node.shared.get("weight", ""))
-        for complaint in _complaints(node, sources if len(sources) == len(incoming[i]) else [], weight):
+        for complaint in _complaints(node, sources if len(sources) == len(graph.incoming[i]) else [], weight):
             yield f"{_called(graph, i)} of shape {node.shape} {complaint}"
 
 

@@ -10,7 +10,6 @@ from collections import Counter
 
 from hypergen.graph import ComputationalGraph
 from hypergen.graph.parameter_spec import AxisRole
-from hypergen.scaling.branches import incoming_nodes
 
 
 def architecture_aware_scales(
@@ -26,27 +25,26 @@ def architecture_aware_scales(
     rate = math.exp((_log_path_cubes(base) - _log_path_cubes(graph)) / 2)
     kernels = [_mean_kernel(each) for each in (graph, base)]
     rate *= kernels[1] / kernels[0]
-    incoming = incoming_nodes(graph)
     weights = [name for name, spec in graph.parameters.items() if AxisRole.INPUT in spec.axes]
     last = max(weights, key=lambda name: graph.parameters[name].node, default="")
     scales: dict[str, tuple[float, float | None, float]] = {name: (1.0, None, rate) for name in graph.parameters}
     for name in weights:
         spec = graph.parameters[name]
         fan_in = spec.size(AxisRole.INPUT) * spec.size(AxisRole.KERNEL)
-        degree = _in_degree(graph, incoming, spec.node)
+        degree = _in_degree(graph, spec.node)
         std = 2 / fan_in if name == last else math.sqrt(2 / (fan_in * degree))
         scales[name] = (1.0, std, rate)
     return scales
 
 
-def _in_degree(graph: ComputationalGraph, incoming: list[list[int]], number: int) -> int:
+def _in_degree(graph: ComputationalGraph, number: int) -> int:
     """Number of values that are added up where a layer's input is made."""
     current = number
-    while incoming[current]:
-        current = incoming[current][0]
+    while graph.incoming[current]:
+        current = graph.incoming[current][0]
         node = graph.nodes[current]
         if node.op == "add":
-            return max(len(set(incoming[current])), 1)
+            return max(len(set(graph.incoming[current])), 1)
         if _is_layer(graph, current):
             break
     return 1
@@ -59,9 +57,8 @@ def _is_layer(graph: ComputationalGraph, number: int) -> bool:
 
 def _log_path_cubes(graph: ComputationalGraph) -> float:
     """Logarithm of the sum over all paths of the cube of the number of layers on them."""
-    incoming = incoming_nodes(graph)
     counts: list[Counter[int]] = []
-    for number, sources in enumerate(incoming):
+    for number, sources in enumerate(graph.incoming):
         here: Counter[int] = Counter() if sources else Counter({0: 1})
         for source in sources:
             here.update(counts[source])

@@ -25,34 +25,25 @@ class Branches:
     ends: frozenset[str]
 
 
-def incoming_nodes(graph: ComputationalGraph) -> list[list[int]]:
-    """For every node, those that it reads."""
-    incoming: list[list[int]] = [[] for _ in graph.nodes]
-    for source, end in graph.edges.t().tolist():
-        incoming[end].append(source)
-    return incoming
-
-
 def residual_branches(graph: ComputationalGraph) -> Branches:
     """Find the additions of a value to something that was computed from it.
 
     An addition of ``x`` and ``f(x)`` is told from one of two inputs (an embedding and its positions, a projected
     shortcut) by ``x`` being an ancestor of ``f(x)``.
     """
-    incoming = incoming_nodes(graph)
     # Bit i of ancestors[n]: the value of node i reaches node n; a node is its own ancestor.
     ancestors: list[int] = []
-    for number, sources in enumerate(incoming):
+    for number, sources in enumerate(graph.incoming):
         reached = 1 << number
         for source in sources:
             reached |= ancestors[source]
         ancestors.append(reached)
     count, inside, ends = 0, set[str](), set[str]()
     for number, node in enumerate(graph.nodes):
-        sources = list(dict.fromkeys(incoming[number]))
-        if node.op != "add" or len(sources) != 2:
+        read = list(dict.fromkeys(graph.incoming[number]))
+        if node.op != "add" or len(read) != 2:
             continue
-        shortcut, end = sorted(sources)
+        shortcut, end = sorted(read)
         if not ancestors[end] >> shortcut & 1:
             continue
         between = (each for each in range(shortcut + 1, end + 1) if ancestors[end] >> each & 1)
@@ -62,22 +53,7 @@ def residual_branches(graph: ComputationalGraph) -> Branches:
             continue
         count += 1
         inside |= names
-        for last in last_layers(graph, incoming, end):
+        for last in graph.layers_behind([end]):
             roles = graph.nodes[last].parameters.items()
             ends |= {name for role, name in roles if not role.startswith(_INWARD)}
     return Branches(count, frozenset(inside), frozenset(ends))
-
-
-def last_layers(graph: ComputationalGraph, incoming: list[list[int]], number: int) -> list[int]:
-    """The nearest nodes with parameters that a node's value comes from, itself included."""
-    found, waiting, seen = [], [number], set()
-    while waiting:
-        current = waiting.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        if graph.nodes[current].parameters:
-            found.append(current)
-        else:
-            waiting += incoming[current]
-    return found

@@ -29,15 +29,15 @@ from torch import nn
 
 from hypergen.errors import ParameterError, UnknownNameError
 from hypergen.graph import ComputationalGraph, trace
+from hypergen.graph.operations import ATTENTIONS
 from hypergen.graph.parameter_spec import NORMALIZATIONS, TABLES, AxisRole, ParameterSpec
 from hypergen.scaling.architecture_aware import architecture_aware_scales
-from hypergen.scaling.branches import incoming_nodes, last_layers, residual_branches
+from hypergen.scaling.branches import residual_branches
 from hypergen.scaling.report import Multiplier, ParameterScale, ScalingReport, rescale
 
 Rule = Literal["standard", "mup", "depth_mup", "completep", "architecture"]
 RULES: tuple[Rule, ...] = ("standard", "mup", "depth_mup", "completep", "architecture")
 _EXPONENTS = {"mup": None, "depth_mup": 0.5, "completep": 1.0}
-_ATTENTION = ("scaled_dot_product_attention", "attention")
 
 
 def scaling_rules(
@@ -194,23 +194,19 @@ def _forward_multipliers(
     """Factors of readouts, of heads tied to embeddings, and of attention logits."""
     folded = {name: 1 / fan_in for name, (kind, fan_in, _) in grown.items() if kind == "readout" and fan_in != 1}
     found = [Multiplier(f"on what {name} reads", factor, (name,)) for name, factor in folded.items()]
-    incoming = incoming_nodes(graph)
-    reads: list[int] = [0] * len(graph.nodes)
-    for source in graph.edges[0].tolist():
-        reads[source] += 1
     for number, node in enumerate(graph.nodes):
         for name in dict.fromkeys(node.shared.values()):
             kind, _, fan_out = grown[name]
             if kind != "vector" or fan_out == 1 or node.op not in ("linear", "addmm", "matmul", "mm"):
                 continue
-            before = [last for source in incoming[number] for last in last_layers(graph, incoming, source)]
+            before = [last for source in graph.incoming[number] for last in graph.layers_behind([source])]
             norm = graph.nodes[before[0]] if len(before) == 1 else None
             own: tuple[str, ...] = ()
-            if norm is not None and norm.op in NORMALIZATIONS and reads[before[0]] == 1:
+            if norm is not None and norm.op in NORMALIZATIONS and len(graph.outgoing[before[0]]) == 1:
                 own = tuple(norm.parameters.values())
                 folded |= {each: folded.get(each, 1.0) / fan_out for each in own}
             found.append(Multiplier(f"on the logits of the head that is tied to {name}", 1 / fan_out, own))
-    heads = [[node.shape[-1] for node in each.nodes if node.op in _ATTENTION and node.shape] for each in (graph, base)]
+    heads = [[node.shape[-1] for node in each.nodes if node.op in ATTENTIONS and node.shape] for each in (graph, base)]
     if heads[0] and heads[1] and heads[0][0] != heads[1][0]:
         found.append(Multiplier("on the attention logits", (heads[1][0] / heads[0][0]) ** 0.5))
     return folded, found

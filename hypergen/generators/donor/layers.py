@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hypergen.graph import ComputationalGraph, OpNode
+from hypergen.graph.operations import ATTENTIONS
 
 # Operations that compute the same up to the layout of the weight.
 _PRODUCTS = frozenset(("linear", "addmm", "matmul", "mm"))
 _MEETING = frozenset(("add", "mul", "cat"))
-_ATTENTION = frozenset(("scaled_dot_product_attention", "attention"))
 
 
 @dataclass(frozen=True)
@@ -117,50 +117,27 @@ def _attention_layers(number: int, node: OpNode, graph: ComputationalGraph, meet
 
 def _joined_projections(graph: ComputationalGraph) -> dict[int, list[int]]:
     """First node → nodes of the linear layers that read one value and whose values one attention takes."""
-    outgoing, incoming = neighbours(graph)
     joined: dict[int, list[int]] = {}
     for number, node in enumerate(graph.nodes):
-        if node.op not in _ATTENTION:
+        if node.op not in ATTENTIONS:
             continue
-        sources: list[int] = []
-        waiting, seen = list(incoming[number]), set()
-        while waiting:
-            current = waiting.pop()
-            if current in seen:
-                continue
-            seen.add(current)
-            if graph.nodes[current].parameters:
-                sources.append(current)
-            else:
-                waiting += incoming[current]
-        sources.sort()
+        sources = sorted(graph.layers_behind(graph.incoming[number]))
         members = [graph.nodes[source] for source in sources]
         if len(sources) == 3 and all(
             member.op == "linear" and member.parameters.keys() == members[0].parameters.keys() for member in members
         ):
-            read = {tuple(incoming[source]) for source in sources}
+            read = {graph.incoming[source] for source in sources}
             if len(read) == 1:
                 joined[sources[0]] = sources
     return joined
 
 
-def neighbours(graph: ComputationalGraph) -> tuple[list[list[int]], list[list[int]]]:
-    """For every node: the nodes that read it, and those that it reads."""
-    outgoing: list[list[int]] = [[] for _ in graph.nodes]
-    incoming: list[list[int]] = [[] for _ in graph.nodes]
-    for source, end in graph.edges.t().tolist():
-        outgoing[source].append(end)
-        incoming[end].append(source)
-    return outgoing, incoming
-
-
 def _meets(graph: ComputationalGraph) -> list[tuple[str, ...]]:
     """For every node: the operations in which its value meets another one before the next layer."""
-    outgoing, _ = neighbours(graph)
     met: list[frozenset[str]] = [frozenset()] * len(graph.nodes)
     for number in range(len(graph.nodes) - 1, -1, -1):
         here: set[str] = set()
-        for end in outgoing[number]:
+        for end in graph.outgoing[number]:
             node = graph.nodes[end]
             if node.op in _MEETING:
                 here.add(node.op)

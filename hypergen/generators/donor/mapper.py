@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hypergen.errors import ParameterError
 from hypergen.generators.donor.axes import AxisMap, Free, Width, map_axis
-from hypergen.generators.donor.layers import Layer, neighbours
+from hypergen.generators.donor.layers import Layer
 from hypergen.generators.donor.matching import LayerPair
 from hypergen.generators.donor.report import TensorSource
 from hypergen.generators.donor.resize import resize
@@ -210,15 +210,14 @@ class Mapper:
     def _scale_before_tied_heads(self) -> None:
         """Divide the norm before a head that is tied to a widened embedding by the copies, which the head adds up."""
         graph = self.target.graph
-        _, incoming = neighbours(graph)
         embeddings = {name for node in graph.nodes if node.op == "embedding" for name in node.parameters.values()}
         for number, node in enumerate(graph.nodes):
             tied = next((name for name in node.shared.values() if name in embeddings and name in self.parameters), None)
             if tied is None or self.sources[tied].how != "widened":
                 continue
-            norm = next(iter(incoming[number]), None)
+            norm = next(iter(graph.incoming[number]), None)
             while norm is not None and not graph.nodes[norm].parameters:
-                norm = next(iter(incoming[norm]), None)
+                norm = next(iter(graph.incoming[norm]), None)
             if norm is None or "norm" not in graph.nodes[norm].op:
                 continue
             copies = self._copies_of_stream(tied)

@@ -82,9 +82,6 @@ def canonical_graph(graph: ComputationalGraph, axes: Mapping[str, Sequence[AxisA
 class _Builder:
     def __init__(self, graph: ComputationalGraph) -> None:
         self.graph = graph
-        self.incoming: list[list[int]] = [[] for _ in graph.nodes]
-        for source, target in graph.edges.t().tolist():
-            self.incoming[target].append(source)
         self.nodes: list[OpNode] = []
         self.edges: list[tuple[int, int]] = []
         self.shapes = dict(graph.parameter_shapes)
@@ -96,7 +93,7 @@ class _Builder:
         self, node: OpNode, roles: Mapping[str, Mapping[int, None]], axes: Mapping[str, Sequence[AxisAddresses]]
     ) -> None:
         number = len(self.ends)
-        sources = [end for source in self.incoming[number] for end in self.ends[source]]
+        sources = [end for source in self.graph.incoming[number] for end in self.ends[source]]
         if node.op == "multi_head_attention" and "in_proj_weight" in node.parameters:
             self.ends.append((self._multi_head(node, sources),))
             return

@@ -66,11 +66,7 @@ def canonical_attributes(canonical: CanonicalGraph, slots: Sequence[Slot]) -> Te
     """Sizes and settings of the nodes, about unit range: ``[num_nodes, num_attributes]``."""
     graph = canonical.graph
     count = len(graph.nodes)
-    incoming: list[list[int]] = [[] for _ in graph.nodes]
-    outdegree = [0] * count
-    for source, target in graph.edges.t().tolist():
-        incoming[target].append(source)
-        outdegree[source] += 1
+    incoming = graph.incoming
     depth = [0] * count
     for i, sources in enumerate(incoming):
         depth[i] = max((depth[source] + 1 for source in sources), default=0)
@@ -99,7 +95,7 @@ def canonical_attributes(canonical: CanonicalGraph, slots: Sequence[Slot]) -> Te
                 float(slot is not None and slot.site == "depthwise"),
                 math.log2(max(_sides(attributes.get("dilation")))),
                 len(incoming[i]) / 2 - 0.5,
-                outdegree[i] / 2 - 0.5,
+                len(graph.outgoing[i]) / 2 - 0.5,
                 float(mixes),
                 parameters,
                 *(float(role == number) for number in range(len(ROLES))),

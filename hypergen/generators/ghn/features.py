@@ -126,10 +126,6 @@ def _canonical_features(graph: ComputationalGraph, channel_identity: bool) -> Gr
 def _attributes(graph: ComputationalGraph, slots: Sequence[Slot]) -> Tensor:
     largest = {slot.node: slot for slot in sorted(slots, key=lambda slot: math.prod(slot.shape))}
     count = len(graph.nodes)
-    indegree, outdegree = [0] * count, [0] * count
-    for source, target in graph.edges.t().tolist():
-        outdegree[source] += 1
-        indegree[target] += 1
     depth, parameters = math.log2(count) / 6 - 1, math.log2(1 + len(slots)) / 3 - 1
     rows = []
     for i, node in enumerate(graph.nodes):
@@ -153,8 +149,8 @@ def _attributes(graph: ComputationalGraph, slots: Sequence[Slot]) -> Tensor:
                 math.log2(groups) / 4,
                 float(slot is not None and slot.site == "depthwise"),
                 math.log2(max(_pair(attributes.get("dilation")))),
-                indegree[i] / 2 - 0.5,
-                outdegree[i] / 2 - 0.5,
+                len(graph.incoming[i]) / 2 - 0.5,
+                len(graph.outgoing[i]) / 2 - 0.5,
                 len(shape) / 2 - 1,
                 parameters,
             ]

@@ -73,18 +73,15 @@ class Slot:
 
 def slots_of(graph: ComputationalGraph) -> tuple[Slot, ...]:
     """Describe every parameter that an operation of ``graph`` reads, in the order of the operations."""
-    incoming: list[list[int]] = [[] for _ in graph.nodes]
-    for source, target in graph.edges.t().tolist():
-        incoming[target].append(source)
-    users = _users(graph, incoming)
+    users = _users(graph)
     weighted = [users[i] == i and _is_weighted(node, graph) for i, node in enumerate(graph.nodes)]
     after_weight = [False] * len(graph.nodes)  # a weight lies upstream
-    for i, sources in enumerate(incoming):
+    for i, sources in enumerate(graph.incoming):
         after_weight[i] = any(weighted[s] or after_weight[s] for s in sources)
     before_weight = [False] * len(graph.nodes)
     for i in range(len(graph.nodes) - 1, -1, -1):
         if weighted[i] or before_weight[i]:
-            for source in incoming[i]:
+            for source in graph.incoming[i]:
                 before_weight[source] = True
     slots = []
     for i, node in enumerate(graph.nodes):
@@ -94,21 +91,21 @@ def slots_of(graph: ComputationalGraph) -> tuple[Slot, ...]:
             shape = graph.parameter_shapes[name]
             if user != i:
                 role = "weight" if len(_long_axes(shape)) > 1 else "gain"
-            flattened = _flattened(graph, incoming, weighted, user, shape) if role == "weight" else ()
+            flattened = _flattened(graph, weighted, user, shape) if role == "weight" else ()
             slots.append(_slot(name, user, graph.nodes[user], role, shape, first, last, flattened))
     return tuple(slots)
 
 
-def _users(graph: ComputationalGraph, incoming: list[list[int]]) -> list[int]:
+def _users(graph: ComputationalGraph) -> list[int]:
     """For each node the layer whose weight it computes from parameters alone, as weight norm does; else the node."""
     users = list(range(len(graph.nodes)))
     reads_data = [node.op == "input" for node in graph.nodes]
-    for i, sources in enumerate(incoming):
+    for i, sources in enumerate(graph.incoming):
         reads_data[i] |= any(reads_data[source] for source in sources)
     for target in range(len(graph.nodes) - 1, -1, -1):
         node = graph.nodes[target]
         takes_weight = _is_layer(node) and "weight" not in node.parameters
-        for source in incoming[target]:
+        for source in graph.incoming[target]:
             computes = not reads_data[source] and not _is_layer(graph.nodes[source])
             if computes and graph.nodes[source].op != "embedding" and (takes_weight or users[target] != target):
                 users[source] = users[target]
@@ -130,7 +127,7 @@ def _long_axes(shape: Sequence[int]) -> list[int]:
 
 
 def _flattened(
-    graph: ComputationalGraph, incoming: list[list[int]], weighted: list[bool], node: int, shape: tuple[int, ...]
+    graph: ComputationalGraph, weighted: list[bool], node: int, shape: tuple[int, ...]
 ) -> tuple[int, tuple[int, ...]] | tuple[()]:
     """Channels and grid of the image that was flattened into the input of a linear layer, if one was.
 
@@ -140,8 +137,8 @@ def _flattened(
     if graph.nodes[node].op != "linear" or len(shape) != 2 or len(output) != 2:
         return ()  # tokens keep their axes
     current = node
-    while incoming[current]:
-        current = incoming[current][0]
+    while graph.incoming[current]:
+        current = graph.incoming[current][0]
         image = graph.nodes[current].shape
         if len(image) > 2 and image[0] == output[0] and math.prod(image[1:]) == shape[1]:
             return (image[1], tuple(image[2:])) if image[1] != shape[1] else ()  # one position is no image

@@ -82,9 +82,7 @@ class _View:
 
     def __init__(self, graph: ComputationalGraph, known: tuple[str, ...]) -> None:
         self.graph, self.known = graph, known
-        self.incoming: list[list[int]] = [[] for _ in graph.nodes]
-        for source, target in graph.edges.t().tolist():
-            self.incoming[target].append(source)
+        self.incoming = graph.incoming
         self.primitives: list[str] = ["input"]
         self.shapes: list[tuple[int, ...] | None] = [None]
         self.edges: list[tuple[int, int]] = []

@@ -84,11 +84,8 @@ class _Folder:
         numbers: dict[Any, int] = {}
         self.ops = [node.op for node in graph.nodes]
         self.modules = [tuple(node.module.split(".")) if node.module else () for node in graph.nodes]
-        self.sources: list[list[int]] = [[] for _ in graph.nodes]
-        self.targets: list[list[int]] = [[] for _ in graph.nodes]
-        for source, target in graph.edges.t().tolist():
-            self.sources[target].append(source)
-            self.targets[source].append(target)
+        self.sources = graph.incoming
+        self.targets = [list(targets) for targets in graph.outgoing]
         for node in graph.outputs:  # the caller reads them
             self.targets[node].append(len(graph.nodes))
         keys = ((_signature(node, graph), len(self.sources[i])) for i, node in enumerate(graph.nodes))
