@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from hypergen.errors import ParameterError, UnknownNameError
 from hypergen.functional.batches import evaluation_mode, labels_of, run_on_batch
 from hypergen.functional.check import expected_shapes
+from hypergen.functional.stacked_outputs import logits_of
 
 Head = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -194,9 +195,8 @@ def _outputs(layer: Head) -> int:
 
 def _averaged(layer: Head, features: Tensor, output: Tensor, logits: Any) -> Tensor:
     """The features ``[samples, features]`` that logits are a linear map of; as they are where there are none such."""
-    logits = getattr(logits, "logits", logits[0] if isinstance(logits, (tuple, list)) and logits else logits)
     positions = tuple(range(1, output.dim() - 1) if isinstance(layer, nn.Linear) else range(2, output.dim()))
-    if not positions or not isinstance(logits, Tensor) or logits.shape[1:] != (_outputs(layer),):
+    if not positions or (logits := logits_of(logits)).shape[1:] != (_outputs(layer),):
         return features
     for values in (output, output.relu()):
         if torch.allclose(values.mean(positions), logits.to(values.dtype), rtol=1e-3, atol=1e-5):
