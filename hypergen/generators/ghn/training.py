@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hypergen.architectures import Architecture
 from hypergen.architectures.cost import without_initialisation
 from hypergen.data import ImageDataModule, TextDataModule
 from hypergen.data.task import LANGUAGE_MODELLING, Task
@@ -21,7 +20,6 @@ from hypergen.functional.moving_average import MovingAverage
 from hypergen.generators.ghn.features import GraphFeatures, batch_graphs
 from hypergen.generators.ghn.meta_batches import MetaBatch, MetaBatchDataModule, TracedArchitecture
 from hypergen.generators.ghn.model import GraphHypernetwork
-from hypergen.generators.ghn.training_graphs import GraphDescription
 
 _PADDING, _FEW_NODES = 1.3, 16  # Graphs are padded to less than this many times their nodes, and these besides.
 
@@ -75,7 +73,6 @@ class GraphHypernetworkTraining(pl.LightningModule):
         self.average_decay = average_decay
         self.skipped = self.counted = 0
         self._targets: dict[int, _Target] = {}
-        self._descriptions: dict[int, GraphDescription] = {}
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """The moving average, if there is to be one."""
@@ -94,8 +91,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
     def training_step(self, batch: MetaBatch, batch_idx: int) -> Tensor:
         """One meta-batch; returns the mean loss of its networks."""
         for number, traced in batch.traced.items():
-            self._targets[number] = _Target(traced.architecture, traced.features, self.device)
-            self._descriptions[number] = traced.description
+            self._targets[number] = _Target(traced, self.device)
         targets = [self._targets[number] for number in batch.numbers]
         predicted = self._predict([target.features for target in targets])
         losses, metrics, gradients = [], [], []
@@ -133,8 +129,8 @@ class GraphHypernetworkTraining(pl.LightningModule):
                 f"None of the {self.skipped:,} networks that were trained on had a finite loss or gradient, so nothing "
                 "was learnt. Check the data for NaN and infinite values, or lower training.learning_rate."
             )
-        if self.generator.training_graphs is not None and self._descriptions:
-            self.generator.training_graphs.cover(list(self._descriptions.values()))
+        if self.generator.training_graphs is not None and self._targets:
+            self.generator.training_graphs.cover([target.description for target in self._targets.values()])
 
     def _predict(self, graphs: Sequence[GraphFeatures]) -> list[Tensor]:
         """The flat parameters of each graph, predicted together with those of about its size: all are padded alike."""
@@ -163,7 +159,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
 
     def validation_step(self, batch: TracedArchitecture, batch_idx: int) -> None:
         """The metric of one unseen network on the validation samples, with the statistics of its own batch."""
-        target = _Target(batch.architecture, batch.features, self.device)
+        target = _Target(batch, self.device)
         (flat,) = self.generator(batch_graphs([batch.features], self.device))
         inputs, labels = self._samples("validation")
         task = self.data.task
@@ -199,16 +195,16 @@ class GraphHypernetworkTraining(pl.LightningModule):
 class _Target:
     """One network, without values of its own parameters, with buffers to run it."""
 
-    def __init__(self, architecture: Architecture, features: GraphFeatures, device: torch.device) -> None:
+    def __init__(self, traced: TracedArchitecture, device: torch.device) -> None:
         with without_initialisation():
-            network = architecture.build()
+            network = traced.architecture.build()
         # Training mode uses the statistics of the batch; the running ones are written and never read. Other buffers
         # are tables of positions, masks and indices. Everything else, dropout above all, is in evaluation mode.
         network.eval()
         for module in network.modules():
             if isinstance(module, _BatchNorm):
                 module.train()
-        self.features = features
+        self.features, self.description = traced.features, traced.description
         names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
         self.tied = len(names) != len(list(network.parameters()))
         self.buffers = {name: buffer.to(device) for name, buffer in network.named_buffers()}
