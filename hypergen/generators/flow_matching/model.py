@@ -160,8 +160,8 @@ class FlowMatching(ZooGenerator):
             GeneratorError: A condition is unknown, missing or does not fit, or the layout was not in the zoo.
         """
         number = self.statistics.number_of(target)
-        told = self.condition_encoder.at_home(self.condition_encoder.collate(conditions))
-        condition = self.condition_encoder(told, len(conditions))
+        known = self.condition_encoder.at_home(self.condition_encoder.collate(conditions))
+        condition = self.condition_encoder(known, len(conditions))
         size = self.components or self.statistics.layouts[number].num_tokens * self.token_size
         vectors = self.temperature * torch.randn(len(conditions), size, generator=random).to(condition)
         scheduler = type(self.sampling_scheduler).from_config(self.sampling_scheduler.config)  # It counts its steps.

@@ -1,4 +1,4 @@
-"""Low-rank decoder: every matrix is a product of channel tables, steered by its node."""
+"""Low-rank decoder: every matrix is a product of channel tables, modulated by its node."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGE_GRID = 4  # side of the learned image grids of layers that read a flattene
 INPUT_GRID = 8  # the same where that image is the network's input
 _SEGMENT_STEP = 7  # repetitions between the segments of a concatenation
 _MAX_REPETITIONS = 2**16
-_STEERING = 0.3  # how far a step of the optimiser moves what nodes decide, against what they share
+_MODULATION = 0.3  # how far a step of the optimiser moves what nodes decide, against what they share
 
 
 class LowRankDecoder(nn.Module):
@@ -52,7 +52,7 @@ class LowRankDecoder(nn.Module):
         )
         self.vector_table = nn.Parameter(torch.randn(len(VECTOR_SITES) * 2 * width, rank))
         self.shared = shared
-        self.steering = _STEERING if shared else 1.0
+        self.modulation = _MODULATION if shared else 1.0
         self.steer = nn.Linear(hidden, self.steered_rank**2)
         self.diagonal = nn.Linear(hidden, rank)
         self.vector = nn.Linear(hidden, rank)
@@ -90,26 +90,26 @@ class LowRankDecoder(nn.Module):
         periods = [len(tables[site]) for site, _ in sites]
         keys = [site for site, _ in sites]
         counts = [rows for rows, _ in sizes]
-        left = self._steered(self._gather(tables, keys, batch.joined("rows"), counts, periods), counts, states, scale)
+        left = self._modulated(self._gather(tables, keys, batch.joined("rows"), counts, periods), counts, states, scale)
         resized = {site: self._column_table(*site) for site in dict.fromkeys(sites)}
         periods = [len(resized[site]) for site in sites]
         columns = [columns for _, columns in sizes]
         right = self._gather(resized, sites, batch.joined("columns"), columns, periods).split(columns)
         return [u @ v.t() for u, v in zip(left.split(counts), right, strict=True)]
 
-    def _steered(self, rows: Tensor, counts: list[int], states: Tensor, scale: Tensor) -> Tensor:
+    def _modulated(self, rows: Tensor, counts: list[int], states: Tensor, scale: Tensor) -> Tensor:
         """``U (D + M(h))`` for the joined rows of all slots, without forming the matrix in brackets."""
         k = self.steered_rank
         diagonal, core = self._core(states, scale)
         slot = torch.arange(len(counts), device=rows.device).repeat_interleave(torch.tensor(counts, device=rows.device))
-        steered = torch.cat([u @ m for u, m in zip(rows[:, :k].split(counts), core.unbind(), strict=True)])
-        return rows * diagonal.index_select(0, slot) + F.pad(steered, (0, self.rank - k))
+        modulated = torch.cat([u @ m for u, m in zip(rows[:, :k].split(counts), core.unbind(), strict=True)])
+        return rows * diagonal.index_select(0, slot) + F.pad(modulated, (0, self.rank - k))
 
     def _core(self, states: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """``D`` and ``M(h)`` of each matrix: ``[num_matrices, rank]``, ``[num_matrices, steered rank, the same]``."""
+        """``D`` and ``M(h)`` of each matrix: ``[num_matrices, rank]``, ``[num_matrices, modulated rank, the same]``."""
         scale = (scale / math.sqrt(self.rank))[:, None]
-        diagonal = (self.steering * self.diagonal(states) + float(self.shared)) * scale
-        return diagonal, (self.steering * self.steer(states) * scale).view(-1, self.steered_rank, self.steered_rank)
+        diagonal = (self.modulation * self.diagonal(states) + float(self.shared)) * scale
+        return diagonal, (self.modulation * self.steer(states) * scale).view(-1, self.steered_rank, self.steered_rank)
 
     def _write_matrices(self, states: Tensor, batch: GraphBatch, scale: Tensor, out: Sequence[Tensor]) -> None:
         """The same without gradients: each product straight into its place, from slices of tables."""
@@ -126,7 +126,7 @@ class LowRankDecoder(nn.Module):
         self._replace(right, runs, batch.joined("columns"), tables, sites)
         k = self.steered_rank
         for u, d, m, v, place in zip(left, *self._core(states, scale), right, out, strict=True):
-            if len(u) > len(v):  # steer the shorter side
+            if len(u) > len(v):  # modulate the shorter side
                 shorter = v * d
                 shorter[:, :k] += v[:, :k] @ m.t()
                 torch.mm(u, shorter.t(), out=place)
@@ -216,11 +216,11 @@ class LowRankDecoder(nn.Module):
         place, repetition = _place_and_repetition(index, period)
         rows = self.vector_table.index_select(0, batch.joined("vector_sites") * period + place)
         rows = self._signed(rows, repetition)
-        return (rows * (self.steering * self.vector(states)).index_select(0, slots)).sum(1) / math.sqrt(self.rank)
+        return (rows * (self.modulation * self.vector(states)).index_select(0, slots)).sum(1) / math.sqrt(self.rank)
 
     def _vectors_by_length(self, states: Tensor, batch: GraphBatch) -> Tensor:
         """The same without gradients: one product for all vectors of a site and about a length, no row per value."""
-        steered = self.steering * self.vector(states) / math.sqrt(self.rank)
+        modulated = self.modulation * self.vector(states) / math.sqrt(self.rank)
         sites = (batch.slot_sites - len(MATRIX_SITES)).tolist()
         groups: dict[tuple[int, int, int], list[int]] = {}
         lengths: dict[int, int] = {}
@@ -233,18 +233,18 @@ class LowRankDecoder(nn.Module):
                 lengths[offset + slot] = length
             offset += len(layout.names)
         if not lengths:
-            return steered.new_empty(0)
+            return modulated.new_empty(0)
         tables = dict(enumerate(self.vector_table.split(2 * self.width)))
         longest = [max(lengths[slot] for slot in slots) for slots in groups.values()]
         rows = self._slices(tables, [site for site, _, _ in groups], [start for _, start, _ in groups], longest)
         values: dict[int, Tensor] = {}
         for slots, table in zip(groups.values(), rows, strict=True):
-            values.update(zip(slots, (steered[slots] @ table.t()).unbind(), strict=True))
-        self._replace_vectors(values, batch, steered, sites, tables)
+            values.update(zip(slots, (modulated[slots] @ table.t()).unbind(), strict=True))
+        self._replace_vectors(values, batch, modulated, sites, tables)
         return torch.cat([values[slot][:length] for slot, length in lengths.items()])
 
     def _replace_vectors(
-        self, values: dict[int, Tensor], batch: GraphBatch, steered: Tensor, sites: Sequence[int], tables: Mapping
+        self, values: dict[int, Tensor], batch: GraphBatch, modulated: Tensor, sites: Sequence[int], tables: Mapping
     ) -> None:
         """Vectors whose rows do not count on, by their addresses."""
         offset = 0
@@ -253,8 +253,8 @@ class LowRankDecoder(nn.Module):
             parts = layout.vector_rows.split(layout.lengths[count:])
             for slot, run, own in zip(layout.vectors, layout.row_runs[count:], parts, strict=True):
                 if not run:
-                    rows = self._addressed(tables[sites[offset + slot]], own.to(steered.device))
-                    values[offset + slot] = rows @ steered[offset + slot]
+                    rows = self._addressed(tables[sites[offset + slot]], own.to(modulated.device))
+                    values[offset + slot] = rows @ modulated[offset + slot]
             offset += len(layout.names)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -91,11 +92,8 @@ class TextToAdapter(LatentDiffusion):
             stacked = self.sample(_skeleton(self.layout), [{"text": text}], seed=seed)
         state = folder_names({name: value[0] for name, value in stacked.items()})
         adapter = adapter_of(state, self.adapter_config, "generated")
-        if scale == 1.0:
-            return adapter
-        return Adapter(
-            {name: update.with_scale(1 / scale) for name, update in adapter.modules.items()}, {}, adapter.config
-        ).map(lambda update: type(update)(update.up, update.down, 1.0, update.embedding))
+        # As factors that have the scale in them, so that no configuration has to tell it.
+        return adapter if scale == 1.0 else adapter.map(lambda each: replace(each.with_scale(1 / scale), scale=1.0))
 
 
 def _skeleton(shapes: Mapping[str, Sequence[int]]) -> nn.Module:

@@ -140,7 +140,7 @@ def test_low_rank_decoder_is_its_formula():
     matrices, vectors = decoder(states, batch, scale)
     k = decoder.steered_rank
     # How far the optimiser steers is a constant that is being tuned; it is read off, not tested.
-    strength = decoder.steering
+    strength = decoder.modulation
     for matrix, s, h, (site, _) in zip(matrices, scale, states[batch.matrices], batch.layouts[0].sites, strict=True):
         core = torch.diag(1 + strength * decoder.diagonal(h))
         core[:k, :k] += strength * decoder.steer(h).view(k, k)
