@@ -125,6 +125,14 @@ def test_experiments_only_override():
         assert not [line for line in lines if "override" in line and line.endswith(": null")], path
 
 
+def test_the_default_space_needs_no_optional_library(configure, monkeypatch):
+    for library in ("timm", "torchvision"):
+        monkeypatch.setitem(sys.modules, library, None)  # importing it fails
+    space = hydra.utils.instantiate(configure("task=graph_hypernetwork").space, _convert_="all")
+    families = {space.sample(seed).build() and space.sample(seed).family for seed in range(60)}
+    assert {"transformer", "tutorial_cnn", "block_net"} <= families and "library" not in families
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_instantiates(configure, parquet_options, tmp_path, choice):
     group = choice.split("=")[0]
