@@ -115,12 +115,12 @@ class MixedSpace:
         spaces: The spaces by name, or the arguments of an :class:`ImageClassifierSpace` or, with the key ``idioms``,
             of an :class:`IdiomSpace`, other than the three that follow.
         weights: How often each is drawn, in any unit.
-        image_size: Height and width of the images.
-        channels: Channels of the images.
+        image_size: Height and width of the images; spaces may have another.
+        channels: Channels of the images; spaces may have another number.
         num_classes: Number of logits.
 
     Raises:
-        ValueError: Names differ, a weight is negative or all are 0, or the spaces are not of one shape.
+        ValueError: Names differ, a weight is negative or all are 0, or the spaces differ in their number of logits.
     """
 
     def __init__(
@@ -139,9 +139,8 @@ class MixedSpace:
         self.spaces = {name: _space(space, self.shape) for name, space in spaces.items()}
         self.weights = dict(weights)
         for name, space in self.spaces.items():
-            own = {key: space.to_json()[key] for key in self.shape}
-            if own != self.shape:
-                raise ValueError(f"all spaces of a mixture need its shape, {self.shape}; {name!r} has {own}")
+            if (own := space.to_json()["num_classes"]) != num_classes:
+                raise ValueError(f"all spaces of a mixture need its {num_classes} logits; {name!r} has {own}")
 
     def __repr__(self) -> str:  # noqa: D105
         return f"MixedSpace({self.spaces!r}, weights={self.weights!r})"

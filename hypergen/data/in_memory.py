@@ -31,6 +31,10 @@ class InMemoryDataModule(LightningDataModule):
     def tensors(self, split: str) -> tuple[Tensor, Tensor]:
         """All inputs and targets of a split."""
 
+    def parts(self, split: str) -> list[tuple[int, int]]:
+        """Ranges of samples that belong together, from one index to before another: all, but of several data sets."""
+        return [(0, len(self.tensors(split)[0]))]
+
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Batches of training samples in a new order each epoch, the same orders for the same seed."""
         return self._loader("train", torch.Generator().manual_seed(self.seed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,7 @@ class MetaBatches(IterableDataset):
     Args:
         stream: Training architectures by number.
         pool: How many different ones are used.
-        num_samples: Training samples: images, or windows of text.
+        parts: Ranges of training samples, one per data set; the samples of a network are from one of them.
         networks: Networks per step over all processes; a multiple of ``world_size``.
         samples_per_network: Samples per network and step.
         seed: Decides architectures and samples.
@@ -94,7 +94,7 @@ class MetaBatches(IterableDataset):
         self,
         stream: TrainingStream,
         pool: int,
-        num_samples: int,
+        parts: Sequence[tuple[int, int]],
         networks: int = 8,
         samples_per_network: int = 64,
         seed: int = 0,
@@ -108,7 +108,7 @@ class MetaBatches(IterableDataset):
             raise ValueError(
                 f"networks_per_step={networks} can't be shared out over {world_size} processes; make it a multiple"
             )
-        self.stream, self.pool, self.num_samples = stream, pool, num_samples
+        self.stream, self.pool, self.parts = stream, pool, list(parts)
         self.networks, self.samples_per_network, self.seed = networks, samples_per_network, seed
         self.start, self.rank, self.world_size = start, rank, world_size
         self.graphs, self.channel_identity = graphs, channel_identity
@@ -117,7 +117,12 @@ class MetaBatches(IterableDataset):
         """This process's share of a step: numbers ``[networks]``, samples ``[networks, samples_per_network]``."""
         rng = np.random.default_rng((self.seed, step))
         numbers = rng.integers(self.pool, size=self.networks)
-        samples = rng.integers(self.num_samples, size=(self.networks, self.samples_per_network))
+        shape = (self.networks, self.samples_per_network)
+        if len(self.parts) == 1:
+            samples = rng.integers(*self.parts[0], size=shape)
+        else:
+            starts, ends = np.array(self.parts)[rng.integers(len(self.parts), size=self.networks)].T[..., None]
+            samples = rng.integers(starts, ends, size=shape)
         return numbers[self.rank :: self.world_size], samples[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[MetaBatch]:
@@ -181,7 +186,7 @@ class MetaBatchDataModule(pl.LightningDataModule):
         batches = MetaBatches(
             TrainingStream(self.space),
             self.architectures,
-            len(self.data.tensors("train")[0]),
+            self.data.parts("train"),
             self.networks_per_step,
             self.samples_per_network,
             self.seed,

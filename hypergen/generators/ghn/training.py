@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hypergen.architectures.cost import without_initialisation
 from hypergen.data import ImageDataModule, TextDataModule
+from hypergen.data.augmentation import jittered
+from hypergen.data.multi_task import as_images
 from hypergen.data.task import LANGUAGE_MODELLING, Task
 from hypergen.errors import GeneratorError
 from hypergen.functional.lightning import can_fuse
@@ -43,6 +45,8 @@ class GraphHypernetworkTraining(pl.LightningModule):
         max_gradient_norm: What the gradient of each network with respect to its parameters is clipped to.
         image_noise: Standard deviation of noise added to the (standardised) training images. Long runs pass over the
             images many thousand times and would otherwise learn them by heart.
+        augment: Whether all images of a network are shifted, turned negative and changed in contrast and colour by one
+            draw a step, so that what is learned is less bound to the data.
         average_decay: Decay of the moving average of the generator, which is what is kept in the end; 0 for none.
 
     Raises:
@@ -60,16 +64,19 @@ class GraphHypernetworkTraining(pl.LightningModule):
         weight_decay: float = 0.0,
         max_gradient_norm: float = 1.0,
         image_noise: float = 0.0,
+        augment: bool = False,
         average_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        if image_noise and data.task == LANGUAGE_MODELLING:
-            raise ValueError(f"image_noise={image_noise} can't be added to tokens; set it to 0")
+        if (image_noise or augment) and data.task == LANGUAGE_MODELLING:
+            raise ValueError(
+                f"image_noise={image_noise} and augment={augment} are for images; leave them out for tokens"
+            )
         self.generator, self.data = generator, data
         self.steps, self.warmup_steps = steps, warmup_steps
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.weight_decay, self.max_gradient_norm = weight_decay, max_gradient_norm
-        self.image_noise = image_noise
+        self.image_noise, self.augment = image_noise, augment
         self.average_decay = average_decay
         self.skipped = self.counted = 0
         self._targets: dict[int, _Target] = {}
@@ -97,9 +104,8 @@ class GraphHypernetworkTraining(pl.LightningModule):
         losses, metrics, gradients = [], [], []
         for target, flat, chosen in zip(targets, predicted, torch.from_numpy(batch.samples), strict=True):
             inputs, labels = self._samples("train", chosen)
-            loss, metric, gradient = target.gradient(
-                flat.detach(), self._noisy(inputs, batch.step, chosen), labels, self.data.task
-            )
+            inputs = self._augmented(target.fit(inputs), batch.step, chosen)
+            loss, metric, gradient = target.gradient(flat.detach(), inputs, labels, self.data.task)
             losses.append(loss)
             metrics.append(metric)
             gradients.append(gradient)
@@ -147,11 +153,15 @@ class GraphHypernetworkTraining(pl.LightningModule):
             predicted.update(zip(group, self.generator(batch), strict=True))
         return [predicted[i] for i in range(len(graphs))]
 
-    def _noisy(self, images: Tensor, step: int, chosen: Tensor) -> Tensor:
+    def _augmented(self, images: Tensor, step: int, chosen: Tensor) -> Tensor:
+        if not self.image_noise and not self.augment:
+            return images
+        # The draws belong to the step and the images, so that a resumed run sees the same.
+        generator = torch.Generator().manual_seed(step * 1_000_003 + int(chosen[0]))
+        if self.augment:
+            images = jittered(images, generator)
         if not self.image_noise:
             return images
-        # The noise belongs to the step and the images, so that a resumed run sees the same.
-        generator = torch.Generator().manual_seed(step * 1_000_003 + int(chosen[0]))
         return images + self.image_noise * torch.randn(images.shape, generator=generator).to(images)
 
     def _clipped(self, gradient: Tensor) -> Tensor:
@@ -162,8 +172,11 @@ class GraphHypernetworkTraining(pl.LightningModule):
         target = _Target(batch, self.device)
         (flat,) = self.generator(batch_graphs([batch.features], self.device))
         inputs, labels = self._samples("validation")
-        task = self.data.task
-        metric = task.measure(target.logits(flat, inputs), labels)
+        task, parts = self.data.task, self.data.parts("validation")
+        metric = 0.0
+        for start, end in parts:
+            own = target.logits(flat, target.fit(inputs[start:end]))
+            metric += task.measure(*task.own(own, labels[start:end])) / len(parts)
         self.log(f"val/{task.metric}", metric, prog_bar=True, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
@@ -205,12 +218,17 @@ class _Target:
             if isinstance(module, _BatchNorm):
                 module.train()
         self.features, self.description = traced.features, traced.description
+        self.shape = traced.architecture.example_inputs().shape[1:]
         names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
         self.tied = len(names) != len(list(network.parameters()))
         self.buffers = {name: buffer.to(device) for name, buffer in network.named_buffers()}
         for parameter in network.parameters():  # not moved to the meta device, which would untie tied ones
             parameter.data = parameter.data.new_empty(0)
         self.module = network
+
+    def fit(self, inputs: Tensor) -> Tensor:
+        """Images in the shape that the network takes; tokens as they are."""
+        return as_images(inputs, self.shape[0], self.shape[-1]) if len(self.shape) == 3 else inputs
 
     def logits(self, flat: Tensor, inputs: Tensor) -> Tensor:
         parameters = self.features.layout.unflatten(flat)
@@ -221,7 +239,7 @@ class _Target:
     def gradient(self, flat: Tensor, inputs: Tensor, labels: Tensor, task: Task) -> tuple[float, float, Tensor]:
         """Loss, metric, and the gradient of the loss with respect to the parameters, weighted by the loss."""
         flat = flat.requires_grad_()
-        logits = self.logits(flat, inputs)
+        logits, labels = task.own(self.logits(flat, inputs), labels)
         loss = task.loss(logits, labels)
         value = loss.item()
         if not math.isfinite(value):

@@ -30,7 +30,7 @@ def untraced(monkeypatch):
 def batches(space, **arguments):
     return MetaBatches(
         TrainingStream(space),
-        **{"pool": POOL, "num_samples": IMAGES, "networks": 4, "samples_per_network": 6, **arguments},
+        **{"pool": POOL, "parts": [(0, IMAGES)], "networks": 4, "samples_per_network": 6, **arguments},
     )
 
 
