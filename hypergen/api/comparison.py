@@ -26,14 +26,17 @@ class Start:
     """What was measured of one start.
 
     Attributes:
-        loss: Mean loss on labelled data, after calibration; None without labels, infinite where it is not finite.
+        loss: Mean loss on labelled data, after calibration, or the error of a solved head on samples left out; None
+            without labels, infinite where it is not finite.
         scale: Root mean square of the largest activation on example inputs; None where they were not run.
         error: Why it cannot be used; empty where it can.
+        measure: What the loss is.
     """
 
     loss: float | None = None
     scale: float | None = None
     error: str = ""
+    measure: str = "loss"
 
     @property
     def usable(self) -> bool:
@@ -79,7 +82,10 @@ def compare_starts(default: Start, predicted: Start) -> Comparison:
     if default.loss is not None and predicted.loss is not None:
         better = "default" if predicted.loss > default.loss * (1 + _TOLERANCE) else "predicted"
         return Comparison(
-            default, predicted, better, f"loss {predicted.loss:.3g} predicted, {default.loss:.3g} by default"
+            default,
+            predicted,
+            better,
+            f"{predicted.measure} {predicted.loss:.3g} predicted, {default.loss:.3g} by default",
         )
     if default.scale is None or predicted.scale is None:
         return Comparison(default, predicted, "", "neither start was run")

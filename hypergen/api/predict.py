@@ -36,7 +36,7 @@ from hypergen.scaling.rules import Rule, initialize_scaled
 __all__ = ["InitializationReport", "initialize", "predict_params"]
 
 GeneratorOrName = Generator | str | os.PathLike[str]
-HEADS = ("ridge",)
+HEADS = ("ridge", "predicted")
 SCALES = ("auto", "bounded", "predicted")
 
 
@@ -132,7 +132,9 @@ def initialize(
             statistics of batch norms are estimated from it; without it they stay those of the model, and the report
             says so.
         calibration_batches: Read at most this many batches for batch norms; None reads all.
-        head: ``"ridge"`` solves the last linear layer in closed form on all of ``calibrate``, which then needs labels.
+        head: ``"ridge"`` solves the last linear layer in closed form on all of ``calibrate``, which then needs labels;
+            ``"predicted"`` leaves what the generator wrote; None is ``"predicted"``, but for generators that write
+            bodies (``readout="ridge"``), whose head is solved wherever there are labels to solve it on.
         head_layer: The name of the layer to solve, where it is not the last linear layer that runs.
         num_classes: Number of classes, where the data lack some.
         overwrite_frozen: Whether parameters with ``requires_grad=False`` are written, too; by default they keep their
@@ -201,7 +203,7 @@ def initialize(
         raise TypeError(f"initialize() takes no {', '.join(map(repr, donor_options))} without `donor=`.")
     if head is not None and head not in HEADS:
         raise UnknownNameError("head", head, HEADS)
-    if head is not None and calibrate is None:
+    if head == "ridge" and calibrate is None:
         raise GeneratorError(
             f"head={head!r} solves the last layer on labelled data, and there is none: pass `calibrate=` with batches "
             "of (inputs, labels)."
@@ -210,7 +212,7 @@ def initialize(
         raise UnknownNameError("diversification", diversify, DIVERSIFICATIONS)
     if diversify is None and diversify_strength is not None:
         raise GeneratorError(f'diversify_strength={diversify_strength} has no effect: pass `diversify="noise"` too.')
-    if head is None and head_layer is not None:
+    if head != "ridge" and head_layer is not None:
         raise GeneratorError(f'head_layer={head_layer!r} has no effect without a head: pass `head="ridge"` too.')
     if fallback not in FALLBACKS:
         raise UnknownNameError("fallback", fallback, FALLBACKS)
@@ -237,7 +239,8 @@ def initialize(
             parameters, diversify, strength=diversify_strength, leave_out=last_weights(graph), own=own, seed=seed
         )
 
-    preparation = Preparation(model, batches, calibration_batches, head, head_layer, num_classes, frozen)
+    readout = head or ("ridge_where_labelled" if generator.readout == "ridge" else "predicted")
+    preparation = Preparation(model, batches, calibration_batches, readout, head_layer, num_classes, frozen)
     reason = reason_against_running(model)
     with unchanged_after_errors(model) as restore:
         arguments: Arguments | None = None
@@ -296,6 +299,7 @@ def initialize(
         values=sum(parameter.numel() for parameter in own.values()),
         calibration=preparation.calibration,
         head=preparation.head,
+        unsolved=preparation.unsolved or _without_labels(readout, batches),
         diversified=None if fell_back else diversify,
         frozen=frozen,
         comparison=comparison,
@@ -316,6 +320,12 @@ def _predicted(
     parameters = generator.generate(source, condition, example_inputs=example_inputs)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     return {name: parameters[name].to(dtype) for name, dtype in dtypes.items() if name in parameters}
+
+
+def _without_labels(readout: str, batches: Iterable[Any] | None) -> str:
+    if readout != "ridge_where_labelled" or batches is not None:
+        return ""
+    return "There are no labels to solve it on: pass `calibrate=` with batches of (inputs, labels)."
 
 
 def _refuse_all_frozen(model: nn.Module, own: Mapping[str, Tensor], frozen: Collection[str]) -> None:

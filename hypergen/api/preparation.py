@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -23,21 +24,28 @@ class Preparation:
         model: nn.Module,
         batches: Iterable[Any] | None,
         calibration_batches: int | None,
-        head: str | None,
+        head: str,
         head_layer: str | None,
         num_classes: int | None,
         frozen: Collection[str],
     ) -> None:
         self.model, self.batches, self.calibration_batches = model, batches, calibration_batches
-        self.solve, self.head_layer, self.num_classes = head is not None, head_layer, num_classes
+        self.readout, self.head_layer, self.num_classes = head, head_layer, num_classes
         self.frozen = frozenset(frozen)
         self.left_out = _frozen_batch_norms(model, self.frozen)
         self.calibration: BatchNormCalibration | None = None
         self.head: RidgeHead | None = None
+        self.unsolved = ""
         self.defaulted: tuple[str, ...] = tuple(_running_statistics(model))
 
     def run(self) -> None:
-        """Calibrate, then solve the head, on the data."""
+        """Calibrate, then solve the head, on the data.
+
+        Raises:
+            ParameterError: The head is to be solved (``"ridge"``, not ``"ridge_where_labelled"``) and can't be.
+            GeneratorError: The head is frozen.
+        """
+        self.head, self.unsolved = None, ""
         if self.batches is None:
             return
         statistics = _running_statistics(self.model)
@@ -46,19 +54,29 @@ class Preparation:
             self.model, self.batches, max_batches=self.calibration_batches, leave_out=self.left_out
         )
         self.defaulted = tuple(buffer for buffer, tensor in statistics.items() if torch.equal(tensor, before[buffer]))
-        if self.solve:
+        if self.readout == "predicted":
+            return
+        try:
             self.head = _solve_head(self.model, self.batches, self.head_layer, self.num_classes)
+        except ParameterError as error:
+            if self.readout == "ridge":
+                raise
+            self.unsolved = str(error)
+        else:
             written = [n for n in (f"{self.head.name}.weight", f"{self.head.name}.bias") if n in self.frozen]
             if written:
                 raise GeneratorError(
                     f'head="ridge" solves {self.head.name!r}, and {", ".join(written)} is frozen: set requires_grad on '
-                    "it, name another layer by `head_layer=`, or pass `overwrite_frozen=True`."
+                    'it, name another layer by `head_layer=`, or pass `overwrite_frozen=True` or `head="predicted"`.'
                 )
 
     def measure(self, arguments: Arguments | None) -> Start:
         """Prepare, then measure the loss on the data where it has labels, else the scale of the activations."""
         self.run()
         loss = None
+        if self.head is not None and not math.isnan(self.head.left_out_error):
+            # Its loss on the samples that it was solved on says little where they are few.
+            return Start(loss=self.head.left_out_error, measure="squared error on samples left out")
         if self.batches is not None and arguments is not None:
             loss = mean_loss(self.model, self.batches, self.calibration_batches)
         if arguments is None or loss is not None:

@@ -32,6 +32,7 @@ class InitializationReport:
         values: Numbers that the parameters of the network hold.
         calibration: Batch norms whose running statistics were estimated, and from how many samples; None without data.
         head: The layer that was solved in closed form afterwards, and on how many samples; None if none was.
+        unsolved: Why the last layer was not solved, where it should have been: its logits are of no use yet.
         diversified: How the predicted weights were made more diverse; None if they were not.
         comparison: The predicted start beside the network's own, and which is better; None if they were not compared.
         fell_back: Whether the network keeps its own values because they are the better start.
@@ -50,6 +51,7 @@ class InitializationReport:
     values: int = 0
     calibration: BatchNormCalibration | None = None
     head: RidgeHead | None = None
+    unsolved: str = ""
     diversified: str | None = None
     frozen: tuple[str, ...] = ()
     comparison: Comparison | None = None
@@ -91,6 +93,15 @@ class InitializationReport:
             return f"nothing speaks against the predicted start (no labels to compare losses): {self.comparison.reason}"
         return f"the better start is {self.comparison.better}: {self.comparison.reason}"
 
+    @property
+    def _solved(self) -> str:
+        if self.head is None:
+            return f"not solved, so the logits say nothing yet: {self.unsolved}" if self.unsolved else ""
+        return (
+            f"{self.head.name} solved in closed form on {self.head.samples:,} samples; accuracy on samples left out "
+            f"{self.head.left_out_accuracy:.2f}"
+        )
+
     def __rich__(self) -> Table:
         """The report as a table."""
         from rich.markup import escape
@@ -113,7 +124,7 @@ class InitializationReport:
             "diversified": self.diversified or "",
             "tied": _listed([f"{alias} = {name}" for alias, name in self.tied.items()]),
             "batch norm": self.batch_norm,
-            "head": f"{self.head.name} solved in closed form on {self.head.samples:,} samples" if self.head else "",
+            "head": self._solved,
         }
         table = Table(title=f"{self.model} initialised by {self.generator}", show_header=False, title_justify="left")
         for name, text in rows.items():

@@ -4,12 +4,15 @@ With features ``X`` (what the layer reads) and one-hot targets ``Y``, both centr
 
     W = Yᵀ X (Xᵀ X + λ s I)⁻¹,   b = mean(Y) − W mean(X),
 
-where ``s`` is the mean eigenvalue of ``Xᵀ X``, so that ``λ`` means the same for features of any scale. Where the
-network averages what the layer gives at each position, as all-convolutional networks do, so are the features.
+where ``s`` is the mean eigenvalue of ``Xᵀ X``, so that ``λ`` means the same for features of any scale. The error that
+a sample would have were it left out follows without solving again (Allen, "The relationship between variable selection
+and data augmentation", 1974): its residual over ``1 − hᵢ``, where ``hᵢ`` is its leverage. Where the network averages
+what the layer gives at each position, as all-convolutional networks do, so are the features.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any, NamedTuple, TypeGuard
@@ -23,6 +26,9 @@ from hypergen.functional.batches import evaluation_mode, labels_of, run_on_batch
 from hypergen.functional.check import expected_shapes
 from hypergen.functional.stacked_outputs import logits_of
 
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+_KEPT = 2048  # Samples that are left out in turn: the first ones.
+
 Head = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
@@ -33,6 +39,12 @@ class RidgeHead(NamedTuple):
     """The layer that was written."""
     samples: int
     """Samples that it was solved on."""
+    regularization: float
+    """The ridge strength."""
+    left_out_error: float
+    """Mean squared error, over classes and samples, of samples that are each left out in turn; NaN for a single one."""
+    left_out_accuracy: float
+    """Share of them that are classified right."""
 
 
 class _Moments:
@@ -49,9 +61,12 @@ class _Moments:
         self.target_sum = first.new_zeros(classes)
         self.gram = first.new_zeros(features, features)
         self.cross = first.new_zeros(features, classes)
+        self.kept: list[tuple[Tensor, Tensor]] = []
 
     def add(self, features: Tensor, targets: Tensor) -> None:
         features = features - self.shift
+        if self.samples < _KEPT:
+            self.kept.append((features[: _KEPT - self.samples].float(), targets[: _KEPT - self.samples]))
         self.samples += len(features)
         self.feature_sum += features.sum(0)
         self.target_sum += targets.sum(0)
@@ -80,7 +95,7 @@ def fit_ridge_head(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    regularization: float = 1e-2,
+    regularization: float | None = None,
     head: str | None = None,
     num_classes: int | None = None,
     max_batches: int | None = None,
@@ -97,13 +112,14 @@ def fit_ridge_head(
         model: The classifier; the weight and bias of its head change in place, and nothing else does.
         batches: Batches of (inputs, labels), or dictionaries with ``labels`` or ``label`` beside the keyword
             arguments of the model. Labels are class indices.
-        regularization: Ridge strength as a multiple of the mean eigenvalue of the features' covariance.
+        regularization: Ridge strength as a multiple of the mean eigenvalue of the features' covariance; None takes the
+            one of :data:`STRENGTHS` that has the least error on samples left out.
         head: The name of the linear layer; by default the last one that the forward pass calls.
         num_classes: How many classes there are; by default one more than the largest label.
         max_batches: Read at most this many batches.
 
     Returns:
-        The name of the layer, and the number of samples.
+        The name of the layer, the number of samples, and the error on samples that are left out.
 
     Raises:
         ParameterError: No linear layer is called, the last one does not have an output per class or reads more than
@@ -111,7 +127,7 @@ def fit_ridge_head(
             finite, or the system is singular. The model is unchanged.
         UnknownNameError: The model has no linear layer named ``head``.
     """
-    if regularization < 0:
+    if regularization is not None and regularization < 0:
         raise ParameterError(f"regularization must not be negative, got {regularization}.")
     expected_shapes(model)  # Refuses lazy modules.
     linears: dict[str, Head] = {name: module for name, module in model.named_modules() if _is_linear(module)}
@@ -172,12 +188,12 @@ def fit_ridge_head(
         )
     if "weight" not in layer._parameters or (layer.bias is not None and "bias" not in layer._parameters):
         raise ParameterError(f"The linear layer '{fitted}' is reparametrised. Remove its parametrisation first.")
-    weight, bias = _solve(moments, regularization, with_intercept=layer.bias is not None)
+    solution = _solve(moments, regularization, with_intercept=layer.bias is not None)
     with torch.no_grad():
-        layer.weight.copy_(weight.view_as(layer.weight))
+        layer.weight.copy_(solution.weight.view_as(layer.weight))
         if layer.bias is not None:
-            layer.bias.copy_(bias)
-    return RidgeHead(fitted, moments.samples)
+            layer.bias.copy_(solution.bias)
+    return RidgeHead(fitted, moments.samples, solution.regularization, solution.error, solution.accuracy)
 
 
 def _is_linear(module: nn.Module) -> TypeGuard[Head]:
@@ -222,23 +238,51 @@ def _check_batch(name: str, layer: Head, features: Tensor, labels: Tensor, sampl
     return largest
 
 
-def _solve(moments: _Moments, regularization: float, with_intercept: bool) -> tuple[Tensor, Tensor]:
-    """Solve the normal equations: ``[classes, features]`` and ``[classes]``."""
+class _Solution(NamedTuple):
+    weight: Tensor  # [classes, features]
+    bias: Tensor  # [classes]
+    regularization: float
+    error: float
+    accuracy: float
+
+
+def _solve(moments: _Moments, regularization: float | None, with_intercept: bool) -> _Solution:
+    """Solve the normal equations, for each strength in question, and take the one that is best on samples left out."""
     gram, cross = moments.centred() if with_intercept else moments.raw()
-    mean_eigenvalue = gram.diagonal().mean()
-    if mean_eigenvalue > 0:
-        gram.diagonal().add_(regularization * mean_eigenvalue)
-        factor, failed = torch.linalg.cholesky_ex(gram)
-        if failed:
-            raise ParameterError(
-                f"The features are linearly dependent and regularization={regularization} is too small to tell them "
-                "apart. Raise it."
-            )
-        weight = torch.cholesky_solve(cross, factor).T
-    else:  # Constant features say nothing: the best head predicts how frequent each class is.
-        weight = torch.zeros_like(cross).T
     feature_mean = moments.shift + moments.feature_sum / moments.samples
-    return weight, moments.target_sum / moments.samples - weight @ feature_mean
+    target_mean = moments.target_sum / moments.samples
+    mean_eigenvalue = gram.diagonal().mean()
+    features = torch.cat([features for features, _ in moments.kept]).to(gram)
+    targets = torch.cat([targets for _, targets in moments.kept])
+    # In the terms of the equations: centred where there is an intercept, and as the network gives them where not.
+    features = features + moments.shift - (feature_mean if with_intercept else 0)
+    offset = target_mean if with_intercept else torch.full_like(target_mean, 1 / len(target_mean))
+    best: _Solution | None = None
+    for strength in STRENGTHS if regularization is None else (regularization,):
+        if mean_eigenvalue > 0:
+            ridge = gram.clone()
+            ridge.diagonal().add_(strength * mean_eigenvalue)
+            factor, failed = torch.linalg.cholesky_ex(ridge)
+            if failed:
+                if regularization is None and strength != STRENGTHS[-1]:
+                    continue
+                raise ParameterError(
+                    f"The features are linearly dependent and regularization={strength} is too small to tell them "
+                    "apart. Raise it."
+                )
+            weight = torch.cholesky_solve(cross, factor).T
+            leverage = torch.linalg.solve_triangular(factor, features.T, upper=False).square().sum(0)
+        else:  # Constant features say nothing: the best head predicts how frequent each class is.
+            weight, leverage = torch.zeros_like(cross).T, features.new_zeros(len(features))
+        leverage = leverage + with_intercept / moments.samples
+        residual = (targets - offset - features @ weight.T) / (1 - leverage).clamp(min=1e-9)[:, None]
+        error = residual.square().mean().item() if moments.samples > 1 else math.nan
+        right = (targets - residual).argmax(1) == targets.argmax(1)
+        if best is None or error < best.error:
+            bias = target_mean - weight @ feature_mean
+            best = _Solution(weight, bias, strength, error, right.double().mean().item())
+    assert best is not None
+    return best
 
 
 def _device_with_float64(tensor: Tensor) -> torch.device:

@@ -44,6 +44,8 @@ class Generator(nn.Module, ABC):
 
     # Whether parameters depend on a condition beside the architecture; one that is not taken is an error.
     takes_condition: bool = True
+    # What a classifier's last layer is meant to be: "predicted", or "ridge", solved on the user's labels.
+    readout: str = "predicted"
     # Whether the computational graph is all that is read of the target.
     reads_graphs: bool = False
 

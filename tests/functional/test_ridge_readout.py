@@ -4,6 +4,7 @@ from torch import nn
 
 from hypergen.errors import ParameterError, UnknownNameError
 from hypergen.functional import fit_ridge_head
+from hypergen.functional.ridge_readout import STRENGTHS
 
 
 def labelled_blobs(classes=5, features=8, per_class=40):
@@ -29,7 +30,7 @@ def test_solution_is_ridge_regression(bias):
     inputs = inputs.double()
     model = nn.Linear(8, 5, bias=bias).double()
     result = fit_ridge_head(model, batches_of(inputs, labels), regularization=0.1)
-    assert result == ("", 200)
+    assert result[:3] == ("", 200, 0.1)
     targets = nn.functional.one_hot(labels).double()
     centred = inputs - inputs.mean(0) if bias else inputs
     alpha = 0.1 * centred.square().sum().item() / 8
@@ -46,7 +47,7 @@ def test_only_the_head_changes_and_it_classifies():
     model = nn.Sequential(nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 5))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     result = fit_ridge_head(model, [{"input": inputs, "label": labels}])
-    assert result == ("3", 200)
+    assert result[:2] == ("3", 200)
     assert accuracy(model, inputs, labels) > 0.98
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"3.weight", "3.bias"}
@@ -151,7 +152,7 @@ def test_a_pointwise_convolution_whose_outputs_are_averaged_is_a_head(between):
     model = pixelwise(*between)
     images = torch.randn(60, 1, 8, 8)
     labels = torch.randint(3, (60,))
-    assert fit_ridge_head(model, [(images, labels)]) == ("2", 60)
+    assert fit_ridge_head(model, [(images, labels)])[:2] == ("2", 60)
     features = model[:2](images).mean((2, 3)).detach()
     head = nn.Linear(12, 3)
     fit_ridge_head(head, [(features, labels)])
@@ -182,3 +183,36 @@ def test_a_pointwise_convolution_whose_outputs_are_not_averaged_is_none():
     with pytest.raises(ParameterError, match=r"reads \[60, 12, 6, 6\] for 60 samples"):
         fit_ridge_head(model, [(torch.randn(60, 1, 8, 8), torch.randint(3, (60,)))])
     assert torch.equal(model[2].weight, before)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_error_on_samples_left_out_is_that_of_solving_without_each(bias):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    inputs, labels = labelled_blobs()
+    inputs, labels = inputs.double()[::6][:30], labels[::6][:30]
+    result = fit_ridge_head(nn.Linear(8, 5, bias=bias).double(), [(inputs, labels)], regularization=0.1)
+    centred = inputs - inputs.mean(0) if bias else inputs
+    alpha = 0.1 * (centred.T @ centred).diagonal().mean().item()
+    targets = nn.functional.one_hot(labels, 5).double() - (0 if bias else 1 / 5)
+    errors, right = [], []
+    for i in range(30):
+        kept = [j for j in range(30) if j != i]
+        solved = linear_model.Ridge(alpha, fit_intercept=bias).fit(inputs[kept], targets[kept])
+        predicted = solved.predict(inputs[i : i + 1])[0]
+        errors.append(((predicted - targets[i].numpy()) ** 2).mean())
+        right.append(predicted.argmax() == labels[i].item())
+    assert result.left_out_error == pytest.approx(sum(errors) / 30, rel=1e-4)  # features are kept in float32
+    assert result.left_out_accuracy == pytest.approx(sum(right) / 30)
+
+
+def test_strength_is_chosen_on_samples_left_out():
+    torch.manual_seed(0)
+    labels = torch.arange(5).repeat(8)
+    features = torch.randn(40, 38)  # about as many as samples: where a weak ridge is worst
+    features[:, :5] += 2 * nn.functional.one_hot(labels, 5)
+    model = nn.Linear(38, 5)
+    errors = {s: fit_ridge_head(model, [(features, labels)], regularization=s).left_out_error for s in STRENGTHS}
+    chosen = fit_ridge_head(model, [(features, labels)])
+    assert chosen.regularization == min(errors, key=errors.get)
+    assert chosen.left_out_error == min(errors.values())
+    assert errors[STRENGTHS[0]] > 1.02 * chosen.left_out_error  # so that the choice matters

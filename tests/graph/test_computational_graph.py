@@ -67,3 +67,18 @@ def test_graphs_travel_between_processes():
     assert copy.nodes == graph.nodes
     assert torch.equal(copy.edges, graph.edges)
     assert repr(copy) == "ComputationalGraph(3 nodes, 2 edges, 0 parameters, 0 unused)"
+
+
+def test_neighbours_and_the_layers_behind_values():
+    # input → two layers → sum → tanh → last layer
+    edges = [(0, 1), (0, 2), (1, 3), (2, 3), (3, 4), (4, 5)]
+    graph = graph_of(
+        ["input", "linear", "linear", "add", "tanh", "linear"],
+        edges,
+        {1: {"weight": "a"}, 2: {"weight": "b"}, 5: {"weight": "c"}},
+    )
+    assert graph.incoming == ((), (0,), (0,), (1, 2), (3,), (4,))
+    assert graph.outgoing == ((1, 2), (3,), (3,), (4,), (5,), ())
+    assert sorted(graph.layers_behind([4])) == [1, 2]
+    assert sorted(graph.layers_behind(graph.incoming[5])) == [1, 2]
+    assert graph.layers_behind([5]) == [5] and graph.layers_behind([0]) == []

@@ -59,6 +59,8 @@ class GraphHypernetwork(Generator):
             through concatenations, splits and flattening, or by their number along the axis. Only of canonical graphs.
         training_graphs: How many graphs of its training a generator keeps, to tell networks that are unlike them; 0 for
             none.
+        readout: ``"ridge"`` of a generator of bodies, trained on many data sets: :func:`hypergen.initialize` solves the
+            last layer on the user's labels; ``"predicted"`` where the last layer is of use as it is.
 
     Raises:
         ValueError: An unknown part; the message names the known ones. Or heads that don't divide the width.
@@ -71,6 +73,7 @@ class GraphHypernetwork(Generator):
         "graphs": "as_traced",
         "channel_identity": False,
         "training_graphs": 0,
+        "readout": "predicted",
     }
 
     example_arguments = {"hidden": 16, "heads": 2, "rank": 8, "steered_rank": 2, "width": 16}
@@ -94,8 +97,11 @@ class GraphHypernetwork(Generator):
         graphs: str = "as_traced",
         channel_identity: bool = False,
         training_graphs: int = 0,
+        readout: str = "predicted",
     ) -> None:
         super().__init__()
+        _known("readout", readout, ("predicted", "ridge"))
+        self.readout = readout
         _known("graphs", graphs, tuple(GRAPHS))
         if not encoder.startswith("pyg:"):
             _known("encoder", encoder, (*ENCODERS, "pyg:NAME"))

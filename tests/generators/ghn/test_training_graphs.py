@@ -92,7 +92,7 @@ def test_without_labels_what_is_unlike_training_keeps_its_own_size_of_activation
     generator.training_graphs.cover([trace_architecture(space.sample(seed)).description for seed in range(20)])
     with torch.no_grad():
         for table in generator.tables():
-            table.mul_(4)
+            table.mul_(1.2)
     images = torch.zeros(1, 3, 8, 8)
 
     def network():
@@ -103,10 +103,11 @@ def test_without_labels_what_is_unlike_training_keeps_its_own_size_of_activation
 
     def spread(model):
         torch.manual_seed(2)
-        return float(model(torch.randn(8, 3, 8, 8)).square().mean().sqrt())
+        return model(torch.randn(8, 3, 8, 8)).square().mean().sqrt().item()
 
     own, left, bounded = network(), network(), network()
     hypergen.initialize(left, generator, example_inputs=images, scale="predicted", fallback="never")
     report = hypergen.initialize(bounded, generator, example_inputs=images, fallback="never")
-    assert spread(left) > 4 * spread(own)
+    # More than is left to what is like training, and too little to be called worse without labels.
+    assert 4 * spread(own) < spread(left) < 100 * spread(own)
     assert report.rescaled and spread(bounded) < 4 * spread(own)
