@@ -82,6 +82,8 @@ class MetaBatches(IterableDataset):
         parts: Ranges of training samples, one per data set; the samples of a network are from one of them.
         networks: Networks per step over all processes; a multiple of ``world_size``.
         samples_per_network: Samples per network and step.
+        labels: The label of each training sample, for ``classes_per_network``.
+        classes_per_network: The samples of a network are of so many classes, drawn anew; None for all.
         seed: Decides architectures and samples.
         start: The first step.
         rank: This process.
@@ -97,6 +99,8 @@ class MetaBatches(IterableDataset):
         parts: Sequence[tuple[int, int]],
         networks: int = 8,
         samples_per_network: int = 64,
+        labels: np.ndarray | None = None,
+        classes_per_network: int | None = None,
         seed: int = 0,
         start: int = 0,
         rank: int = 0,
@@ -110,6 +114,8 @@ class MetaBatches(IterableDataset):
             )
         self.stream, self.pool, self.parts = stream, pool, list(parts)
         self.networks, self.samples_per_network, self.seed = networks, samples_per_network, seed
+        self._by_class = None if classes_per_network is None or labels is None else _by_class(self.parts, labels)
+        self.classes_per_network = classes_per_network
         self.start, self.rank, self.world_size = start, rank, world_size
         self.graphs, self.channel_identity = graphs, channel_identity
 
@@ -118,12 +124,22 @@ class MetaBatches(IterableDataset):
         rng = np.random.default_rng((self.seed, step))
         numbers = rng.integers(self.pool, size=self.networks)
         shape = (self.networks, self.samples_per_network)
-        if len(self.parts) == 1:
+        if self._by_class is not None and self.classes_per_network is not None:
+            samples = np.stack([self._of_classes(rng, self.classes_per_network) for _ in range(self.networks)])
+        elif len(self.parts) == 1:
             samples = rng.integers(*self.parts[0], size=shape)
         else:
             starts, ends = np.array(self.parts)[rng.integers(len(self.parts), size=self.networks)].T[..., None]
             samples = rng.integers(starts, ends, size=shape)
         return numbers[self.rank :: self.world_size], samples[self.rank :: self.world_size]
+
+    def _of_classes(self, rng: np.random.Generator, most: int) -> np.ndarray:
+        """Samples of a few classes of one data set, as many of each."""
+        assert self._by_class is not None
+        classes = self._by_class[rng.integers(len(self._by_class))]
+        chosen = [classes[i] for i in rng.permutation(len(classes))[:most]]
+        which = np.resize(np.arange(len(chosen)), self.samples_per_network)
+        return np.array([chosen[i][rng.integers(len(chosen[i]))] for i in which])
 
     def __iter__(self) -> Iterator[MetaBatch]:
         worker = get_worker_info()
@@ -140,6 +156,14 @@ class MetaBatches(IterableDataset):
             step += 1
 
 
+def _by_class(parts: Sequence[tuple[int, int]], labels: np.ndarray) -> list[list[np.ndarray]]:
+    """The samples of each class of each part."""
+    return [
+        [start + np.flatnonzero(labels[start:end] == label) for label in np.unique(labels[start:end])]
+        for start, end in parts
+    ]
+
+
 class MetaBatchDataModule(pl.LightningDataModule):
     """Meta-batches over an architecture space and a data set.
 
@@ -151,6 +175,8 @@ class MetaBatchDataModule(pl.LightningDataModule):
         space: The distribution of targets.
         networks_per_step: Networks per step over all processes.
         samples_per_network: Samples per network and step.
+        classes_per_network: The samples of a network and step are of so many classes of one data set, drawn anew; None
+            for all of them.
         architectures: How many different architectures training uses.
         seed: Decides architectures and samples.
         num_workers: Loader workers that trace ahead, per process; 0 traces in the training process.
@@ -163,6 +189,7 @@ class MetaBatchDataModule(pl.LightningDataModule):
         space: Space,
         networks_per_step: int = 8,
         samples_per_network: int = 64,
+        classes_per_network: int | None = None,
         architectures: int = 2000,
         seed: int = 0,
         num_workers: int = 1,
@@ -171,6 +198,7 @@ class MetaBatchDataModule(pl.LightningDataModule):
         super().__init__()
         self.data, self.space = data, space
         self.networks_per_step, self.samples_per_network = networks_per_step, samples_per_network
+        self.classes_per_network = classes_per_network
         self.architectures, self.seed, self.num_workers = architectures, seed, num_workers
         self.validation_architectures = validation_architectures
         # How the generator reads graphs, which the training module says before loaders are made.
@@ -189,6 +217,8 @@ class MetaBatchDataModule(pl.LightningDataModule):
             self.data.parts("train"),
             self.networks_per_step,
             self.samples_per_network,
+            self.data.tensors("train")[1].numpy() if self.classes_per_network else None,
+            self.classes_per_network,
             self.seed,
             trainer.global_step if trainer else 0,
             trainer.global_rank if trainer else 0,

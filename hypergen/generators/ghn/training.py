@@ -22,6 +22,7 @@ from hypergen.functional.moving_average import MovingAverage
 from hypergen.generators.ghn.features import GraphFeatures, batch_graphs
 from hypergen.generators.ghn.meta_batches import MetaBatch, MetaBatchDataModule, TracedArchitecture
 from hypergen.generators.ghn.model import GraphHypernetwork
+from hypergen.generators.ghn.readout_loss import HeadInputs, left_out_error
 
 _PADDING, _FEW_NODES = 1.3, 16  # Graphs are padded to less than this many times their nodes, and these besides.
 
@@ -45,6 +46,8 @@ class GraphHypernetworkTraining(pl.LightningModule):
         max_gradient_norm: What the gradient of each network with respect to its parameters is clipped to.
         image_noise: Standard deviation of noise added to the (standardised) training images. Long runs pass over the
             images many thousand times and would otherwise learn them by heart.
+        through_readout: Whether the loss is that of a ridge readout of a network's features on samples that are left
+            out, rather than that of the head that is predicted: for bodies (``readout="ridge"``).
         augment: Whether all images of a network are shifted, turned negative and changed in contrast and colour by one
             draw a step, so that what is learned is less bound to the data.
         average_decay: Decay of the moving average of the generator, which is what is kept in the end; 0 for none.
@@ -65,6 +68,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
         max_gradient_norm: float = 1.0,
         image_noise: float = 0.0,
         augment: bool = False,
+        through_readout: bool = False,
         average_decay: float = 0.0,
     ) -> None:
         super().__init__()
@@ -76,7 +80,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
         self.steps, self.warmup_steps = steps, warmup_steps
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.weight_decay, self.max_gradient_norm = weight_decay, max_gradient_norm
-        self.image_noise, self.augment = image_noise, augment
+        self.image_noise, self.augment, self.through_readout = image_noise, augment, through_readout
         self.average_decay = average_decay
         self.skipped = self.counted = 0
         self._targets: dict[int, _Target] = {}
@@ -98,7 +102,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
     def training_step(self, batch: MetaBatch, batch_idx: int) -> Tensor:
         """One meta-batch; returns the mean loss of its networks."""
         for number, traced in batch.traced.items():
-            self._targets[number] = _Target(traced, self.device)
+            self._targets[number] = _Target(traced, self.device, self.through_readout)
         targets = [self._targets[number] for number in batch.numbers]
         predicted = self._predict([target.features for target in targets])
         losses, metrics, gradients = [], [], []
@@ -169,14 +173,21 @@ class GraphHypernetworkTraining(pl.LightningModule):
 
     def validation_step(self, batch: TracedArchitecture, batch_idx: int) -> None:
         """The metric of one unseen network on the validation samples, with the statistics of its own batch."""
-        target = _Target(batch, self.device)
+        target = _Target(batch, self.device, self.through_readout)
         (flat,) = self.generator(batch_graphs([batch.features], self.device))
         inputs, labels = self._samples("validation")
         task, parts = self.data.task, self.data.parts("validation")
         metric = 0.0
         for start, end in parts:
-            own = target.logits(flat, target.fit(inputs[start:end]))
-            metric += task.measure(*task.own(own, labels[start:end])) / len(parts)
+            images, own = inputs[start:end], labels[start:end]
+            if target.head_inputs is not None:  # of ten classes, which have some samples each
+                kept = own < own.min() + 10
+                images, own = images[kept], own[kept]
+            logits = target.logits(flat, target.fit(images))
+            if target.head_inputs is None:
+                metric += task.measure(*task.own(logits, own)) / len(parts)
+            else:
+                metric += left_out_error(target.head_inputs.take(logits), own)[1] / len(parts)
         self.log(f"val/{task.metric}", metric, prog_bar=True, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
@@ -208,7 +219,7 @@ class GraphHypernetworkTraining(pl.LightningModule):
 class _Target:
     """One network, without values of its own parameters, with buffers to run it."""
 
-    def __init__(self, traced: TracedArchitecture, device: torch.device) -> None:
+    def __init__(self, traced: TracedArchitecture, device: torch.device, through_readout: bool) -> None:
         with without_initialisation():
             network = traced.architecture.build()
         # Training mode uses the statistics of the batch; the running ones are written and never read. Other buffers
@@ -225,6 +236,7 @@ class _Target:
         for parameter in network.parameters():  # not moved to the meta device, which would untie tied ones
             parameter.data = parameter.data.new_empty(0)
         self.module = network
+        self.head_inputs = HeadInputs(network) if through_readout else None
 
     def fit(self, inputs: Tensor) -> Tensor:
         """Images in the shape that the network takes; tokens as they are."""
@@ -239,16 +251,21 @@ class _Target:
     def gradient(self, flat: Tensor, inputs: Tensor, labels: Tensor, task: Task) -> tuple[float, float, Tensor]:
         """Loss, metric, and the gradient of the loss with respect to the parameters, weighted by the loss."""
         flat = flat.requires_grad_()
-        logits, labels = task.own(self.logits(flat, inputs), labels)
-        loss = task.loss(logits, labels)
+        logits = self.logits(flat, inputs)
+        if self.head_inputs is not None:
+            loss, metric = left_out_error(self.head_inputs.take(logits), labels)
+            guessing = 1.0
+        else:
+            logits, labels = task.own(logits, labels)
+            loss, metric = task.loss(logits, labels), task.measure(logits.detach(), labels)
+            guessing = math.log(logits.shape[-1])
         value = loss.item()
         if not math.isfinite(value):
             return value, 0.0, torch.zeros_like(flat)
         (gradient,) = torch.autograd.grad(loss, flat)
         if not torch.isfinite(gradient).all():
             return math.nan, 0.0, torch.zeros_like(flat)
-        guessing = math.log(logits.shape[-1])
-        return value, task.measure(logits.detach(), labels), gradient / max(value / guessing, 1.0)
+        return value, metric, gradient / max(value / guessing, 1.0)
 
 
 class _WithGradients(torch.autograd.Function):

@@ -1,0 +1,1 @@
+"""Bodies that are predicted, on images that the generator's training never saw."""
