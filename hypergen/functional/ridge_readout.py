@@ -26,7 +26,7 @@ from hypergen.functional.batches import evaluation_mode, labels_of, run_on_batch
 from hypergen.functional.check import expected_shapes
 from hypergen.functional.stacked_outputs import logits_of
 
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _KEPT = 2048  # Samples that are left out in turn: the first ones.
 
 Head = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
