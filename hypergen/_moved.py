@@ -23,20 +23,33 @@ class MovedModules(MetaPathFinder):
             return
         new = new_name(fullname)
         if new is not None:
-            raise ModuleNotFoundError(f"{fullname} has moved: import {new} instead.", name=fullname)
+            parts = moved_parts(fullname)
+            more = f" Of its modules, {', '.join(f'{old} is {now}' for old, now in parts.items())}." if parts else ""
+            raise ModuleNotFoundError(f"{fullname} has moved: import {new} instead.{more}", name=fullname)
 
 
 def new_name(old: str) -> str | None:
     """Where the module of an earlier version, or the package that it was in, is now."""
-    lines = _TABLE.read_text(encoding="utf-8").splitlines()
-    moved = dict(line.split() for line in lines if line and not line.startswith("#"))
+    moved = _moved()
     name = old.removeprefix("hypergen.")
     while name:
         if name in moved:
-            new = moved[name]
-            return new if new.partition(".")[0] in ("experiments", "benchmarks") else f"hypergen.{new}"
+            return moved[name]
         name = name.rpartition(".")[0]
     return None
+
+
+def moved_parts(package: str) -> dict[str, str]:
+    """Where the modules of a package of an earlier version are now: a package is imported before its modules."""
+    name = package.removeprefix("hypergen.")
+    return {old.removeprefix(f"{name}."): new for old, new in _moved().items() if old.startswith(f"{name}.")}
+
+
+def _moved() -> dict[str, str]:
+    lines = _TABLE.read_text(encoding="utf-8").splitlines()
+    table = dict(line.split() for line in lines if line and not line.startswith("#"))
+    outside = ("experiments", "benchmarks")
+    return {old: new if new.partition(".")[0] in outside else f"hypergen.{new}" for old, new in table.items()}
 
 
 def explain_moved_modules() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hypergen.symmetry.prune.allocate import allocate
     from hypergen.symmetry.prune.importance import magnitude, most_important, random, taylor
     from hypergen.symmetry.prune.pruned import Pruned
-    from hypergen.symmetry.prune.pruner import Pruner
+    from hypergen.symmetry.prune.pruner import Pruner, half_of
     from hypergen.symmetry.structure import Choice, Group, Product, Structure, Sum
     from hypergen.symmetry.symmetry import Element, Symmetry, find_symmetry
     from hypergen.symmetry.verify import Verification
