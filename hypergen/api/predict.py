@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, overload
 
 import torch
@@ -36,6 +37,7 @@ from hypergen.scaling.rules import Rule, initialize_scaled
 __all__ = ["InitializationReport", "initialize", "predict_params"]
 
 GeneratorOrName = Generator | str | os.PathLike[str]
+_MOST_BATCHES = 200  # Of data that do not tell how long they are.
 HEADS = ("ridge", "predicted")
 SCALES = ("auto", "bounded", "predicted")
 
@@ -131,6 +133,7 @@ def initialize(
         calibrate: A data loader, or a list of batches: (inputs, labels), inputs, or keyword arguments. The running
             statistics of batch norms are estimated from it; without it they stay those of the model, and the report
             says so.
+            Data without a length, which may never end, are read for 200 batches.
         calibration_batches: Read at most this many batches for batch norms; None reads all.
         head: ``"ridge"`` solves the last linear layer in closed form on all of ``calibrate``, which then needs labels;
             ``"predicted"`` leaves what the generator wrote; None is ``"predicted"``, but for generators that write
@@ -356,7 +359,23 @@ def _reiterable(batches: Iterable[Any]) -> Iterable[Any]:
             f"calibrate= takes a data loader or a list of batches, not a {type(batches).__name__}. Of a "
             "LightningDataModule, pass `datamodule.train_dataloader()` after `datamodule.setup()`."
         )
-    return list(batches) if isinstance(batches, Iterator) else batches
+    if isinstance(batches, Iterator):
+        return list(islice(batches, _MOST_BATCHES))
+    try:
+        len(batches)  # type: ignore[arg-type]
+    except TypeError:  # a loader of a stream, which may never end
+        return _FirstBatches(batches)
+    return batches
+
+
+class _FirstBatches:
+    """The first batches of a stream, each time anew."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.batches, _MOST_BATCHES)
 
 
 def _first_inputs(model: nn.Module, batches: Iterable[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -18,11 +19,13 @@ class FolderImageDataModule(ImageDataModule):
 
     Args:
         path_train: Folder of the training and validation images.
-        path_test: Folder of the test images, with the same classes (ImageNet's ``val``).
+        path_test: Folder of the test images, with the same classes (ImageNet's ``val``); None holds out as many of the
+            training folder as for validation.
         image_size: Height and width.
         channels: 3 for colour, 1 for grey; images are converted.
         num_classes: How many classes there should be; None for as many as there are.
         validation_size: Images held out of the training folder: a number, or a share below 1.
+        skip_errors: Whether files that are no image are left out, with a warning that names them, or an error.
         max_per_class: Read only so many images of each class (the first by name); None for all.
         batch_size: Images per batch.
         seed: Random seed of the split into training and validation images, and of the order of training batches.
@@ -37,21 +40,22 @@ class FolderImageDataModule(ImageDataModule):
     def __init__(
         self,
         path_train: str | Path,
-        path_test: str | Path,
+        path_test: str | Path | None = None,
         image_size: int = 64,
         channels: int = 3,
         num_classes: int | None = None,
         validation_size: int | float = 0.1,
         max_per_class: int | None = None,
+        skip_errors: bool = False,
         batch_size: int = 64,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, seed, num_workers)
         refuse_channels(channels)
-        self.path_train, self.path_test = Path(path_train), Path(path_test)
-        self.classes = _classes(self.path_train)
-        if (others := _classes(self.path_test)) != self.classes:
+        self.path_train, self.path_test = Path(path_train), None if path_test is None else Path(path_test)
+        self.classes, self.skip_errors = _classes(self.path_train), skip_errors
+        if self.path_test is not None and (others := _classes(self.path_test)) != self.classes:
             different = sorted(set(self.classes) ^ set(others))
             raise ValueError(
                 f"{self.path_train} and {self.path_test} must have the same class folders; only one of them has "
@@ -66,11 +70,17 @@ class FolderImageDataModule(ImageDataModule):
         """Read the splits: images [N, channels, image_size, image_size] from 0 to 1, labels [N]."""
         images, labels = self._read(self.path_train)
         count = held_out_count(self.validation_size, len(labels))
+        if self.path_test is None:
+            kept, out = stratified_split(labels, count, self.seed)
+            test = images[out], labels[out]
+            images, labels = images[kept], labels[kept]
+        else:
+            test = self._read(self.path_test)
         train, validation = stratified_split(labels, count, self.seed)
         return {
             "train": (images[train], labels[train]),
             "validation": (images[validation], labels[validation]),
-            "test": self._read(self.path_test),
+            "test": test,
         }
 
     def _read(self, path: Path) -> tuple[Tensor, Tensor]:
@@ -88,13 +98,26 @@ class FolderImageDataModule(ImageDataModule):
             if self.max_per_class is None or seen[label] < self.max_per_class:
                 chosen.append((file, label))
                 seen[label] += 1
-        images = torch.empty(len(chosen), self.channels, self.image_size, self.image_size)
+        images: list[Tensor] = []
+        labels: list[int] = []
+        wrong: list[str] = []
         console = Console(stderr=True)
-        for row, (file, _) in enumerate(
-            track(chosen, f"reading {path.name}", console=console, transient=True, disable=not console.is_terminal)
+        for file, label in track(
+            chosen, f"reading {path.name}", console=console, transient=True, disable=not console.is_terminal
         ):
-            images[row] = self._image(file)
-        return images, torch.tensor([label for _, label in chosen])
+            try:
+                images.append(self._image(file))
+                labels.append(label)
+            except ValueError:
+                if not self.skip_errors:
+                    raise
+                wrong.append(Path(file).name)
+        if wrong:
+            shown = ", ".join(wrong[:10]) + (f" and {len(wrong) - 10} more" if len(wrong) > 10 else "")
+            warnings.warn(f"{path}: {len(wrong)} files are not images that can be read: {shown}", stacklevel=2)
+        if not images:
+            raise ValueError(f"{path} has no image that can be read")
+        return torch.stack(images), torch.tensor(labels)
 
     def _image(self, file: str) -> Tensor:
         from PIL import Image, ImageOps, UnidentifiedImageError
@@ -104,7 +127,9 @@ class FolderImageDataModule(ImageDataModule):
             with Image.open(file) as image:
                 return pixels_of(ImageOps.fit(image.convert(mode_of(self.channels)), size))
         except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{file} is not an image that can be read: {error}") from error
+            raise ValueError(
+                f"{file} is not an image that can be read ({error}); skip_errors=True leaves such files out"
+            ) from error
 
 
 def _classes(path: Path) -> list[str]:

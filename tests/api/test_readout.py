@@ -75,3 +75,16 @@ def test_readout_is_kept_and_checked(bodies, tmp_path):
     assert hypergen.load_generator(tmp_path).readout == "ridge"
     with pytest.raises(ValueError, match="readout"):
         GraphHypernetwork(**GraphHypernetwork.example_arguments, readout="softmax")
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        while True:
+            yield batches()[0]
+
+
+@pytest.mark.parametrize("form", ["loader", "generator"])
+def test_data_that_never_end_are_read_for_so_many_batches(bodies, form):
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=None)
+    report = hypergen.initialize(network(), bodies, calibrate=loader if form == "loader" else iter(loader))
+    assert report.head.samples == 24 * 200

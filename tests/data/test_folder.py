@@ -63,3 +63,20 @@ def test_bad_folders_are_named(folders, tmp_path):
     (folders[1] / "striped").mkdir()
     with pytest.raises(ValueError, match="only one of them has striped"):
         FolderImageDataModule(*folders)
+
+
+def test_one_folder_is_split_in_three(folders):
+    data = FolderImageDataModule(folders[0], image_size=8, validation_size=4)
+    splits = {split: data.tensors(split) for split in ("train", "validation", "test")}
+    assert [len(labels) for _, labels in splits.values()] == [12, 4, 4]
+    images = torch.cat([images for images, _ in splits.values()]).flatten(1)
+    assert len(images.unique(dim=0)) == 20
+
+
+def test_files_that_are_no_images_are_named_and_left_out_on_request(folders):
+    (folders[0] / "dark" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"broken.png is not an image .* skip_errors=True"):
+        FolderImageDataModule(*folders, image_size=8).load()
+    with pytest.warns(UserWarning, match="1 files are not images that can be read: broken.png"):
+        splits = FolderImageDataModule(*folders, image_size=8, skip_errors=True, validation_size=4).load()
+    assert len(splits["train"][1]) == 16
