@@ -23,16 +23,17 @@ from experiments.held_out_libraries.networks import HeldOutNetwork, installed_ve
 from hypergen.architectures import Architecture, IdiomSpace
 from hypergen.data import DigitsDataModule
 from hypergen.errors import HypergenError, ParameterError
-from hypergen.evaluation.accuracy import accuracy, calibrate, ridge_head_accuracy
+from hypergen.evaluation.accuracy import accuracy, calibrate
 from hypergen.evaluation.image_data import ImageData
 from hypergen.evaluation.parallel import map_tasks, pack, unpack
 from hypergen.evaluation.results import Results, Row
 from hypergen.evaluation.short_training import derived_seed, training_steps
-from hypergen.functional import apply_parameters
+from hypergen.functional import apply_parameters, fit_ridge_head
 from hypergen.generators.factory import load_generator
 
 _OWN = 2_000_000_000  # First seed of networks of the training space; training counts its own from 0.
 _RATES = (1e-4, 1e-3, 3e-3, 1e-2)
+_UNUSABLE = (0.0, float("inf"))
 _AIMS = {
     "held_out_libraries_mean": 0.85,
     "held_out_libraries_worst_decile": 0.45,
@@ -93,7 +94,9 @@ class Task:
 class Measured:
     """Test accuracies of one network; 0 where its values blow up.
 
-    None where training was not asked for, and of ridge readouts where a network ends in no linear layer.
+    None where training was not asked for, and of ridge readouts where a network ends in no linear layer. The chosen
+    start with a ridge readout is the one that :func:`hypergen.initialize` would keep: that of the less error on training
+    images left out.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Measured:
     predicted: float
     predicted_ridge: float | None
     default_ridge: float | None
+    chosen_ridge: float | None
     predicted_trained: float | None
     default_trained: float | None
     failure: str | None
@@ -176,6 +180,9 @@ def evaluate_held_out(
         Row.from_values(f"{prefix}_worst_decile", worst),
         Row.from_values(f"{prefix}_median", predicted, statistic="median"),
         *_compared(f"{prefix}_ridge", _known((one.predicted_ridge, one.default_ridge) for one in found)),
+        Row.from_values(
+            f"{prefix}_ridge_chosen_mean", [one.chosen_ridge for one in found if one.chosen_ridge is not None]
+        ),
     ]
     if steps:
         pairs = _known((one.predicted_trained, one.default_trained) for one in found)
@@ -207,7 +214,7 @@ def measure(images: ImageData, task: Task) -> Measured:
 
     failure = task.failure
     score = 0.0
-    ridge: float | None = 0.0
+    ridge: tuple[float, float] | None = _UNUSABLE
     if failure is None:
         try:
             model = make(True)
@@ -219,13 +226,29 @@ def measure(images: ImageData, task: Task) -> Measured:
     default = make(False)
     calibrate(default, images)
     default_ridge = _ridge(default, images)
-    if default_ridge is None:
-        ridge = None
+    chosen = ridge
+    if default_ridge is None or ridge is None:
+        ridge = chosen = None if default_ridge is None else _UNUSABLE
+    elif default_ridge[1] < ridge[1]:
+        chosen = default_ridge
     trained = {start: _trained(make, start, images, task) if task.steps else None for start in (True, False)}
     network = task.network
     return Measured(
-        network.name, network.source, network.kind, score, ridge, default_ridge, trained[True], trained[False], failure
+        network.name,
+        network.source,
+        network.kind,
+        score,
+        _first(ridge),
+        _first(default_ridge),
+        _first(chosen),
+        trained[True],
+        trained[False],
+        failure,
     )
+
+
+def _first(pair: tuple[float, float] | None) -> float | None:
+    return None if pair is None else pair[0]
 
 
 def _predicted(
@@ -241,12 +264,16 @@ def _predicted(
     return Task(network, pack(parameters), None, steps, seed)
 
 
-def _ridge(model: nn.Module, images: ImageData) -> float | None:
-    """Accuracy with a ridge readout; 0 where features are not finite, None where no linear layer gives the logits."""
+def _ridge(model: nn.Module, images: ImageData) -> tuple[float, float] | None:
+    """Accuracy with a ridge readout, and its error on training images left out, by which a start is chosen.
+
+    Accuracy 0 where features are not finite; None where no linear layer gives the logits.
+    """
     try:
-        return ridge_head_accuracy(model, images)
+        head = fit_ridge_head(model, images.train_batches(), num_classes=images.num_classes)
+        return accuracy(model, *images.test), head.left_out_error
     except ParameterError as error:
-        return 0.0 if "finite" in str(error) else None
+        return _UNUSABLE if "finite" in str(error) else None
 
 
 def _known(pairs: Iterable[tuple[float | None, float | None]]) -> list[tuple[float, float]]:

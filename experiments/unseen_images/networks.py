@@ -15,7 +15,7 @@ COLOUR_32 = {
     "timm/vit_tiny_patch16_224": {"img_size": 32, "patch_size": 4},
     "timm/resnet10t": {},
     "timm/efficientnet_b0": {},
-    "timm/mixer_s32_224": {"img_size": 32, "patch_size": 4},
+    "timm/mobilenetv3_large_100": {},
     "timm/regnetx_002": {},
 }
 
