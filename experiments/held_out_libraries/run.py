@@ -94,9 +94,8 @@ class Task:
 class Measured:
     """Test accuracies of one network; 0 where its values blow up.
 
-    None where training was not asked for, and of ridge readouts where a network ends in no linear layer. The chosen
-    start with a ridge readout is the one that :func:`hypergen.initialize` would keep: that of the less error on training
-    images left out.
+    None where training was not asked for, and of ridge readouts where a network ends in no linear layer. Chosen is the
+    start that :func:`hypergen.initialize` would keep, with the less error on training images left out.
     """
 
     name: str
