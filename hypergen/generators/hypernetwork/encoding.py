@@ -235,7 +235,7 @@ def _check_values(name: str, part: ConditionPart, rows: Tensor) -> None:
     low, high = (0, part.size - 1) if part.kind == "categories" else (part.low, part.high)
     if part.kind == "features":
         return
-    least, greatest = float(rows.min()), float(rows.max())
+    least, greatest = rows.min().item(), rows.max().item()
     slack = 1e-5 * (high - low)  # for rounding
     if least < low - slack or greatest > high + slack:
         raise GeneratorError(

@@ -1,0 +1,1 @@
+"""Systems that are hypernetworks conditioned on something, trained by their task, each beside its baselines."""
