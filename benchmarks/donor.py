@@ -156,8 +156,9 @@ GROWTH: dict[str, tuple[Build, Build, Any, str]] = {
 }  # fmt: skip
 
 _T, _V = timm.create_model, torchvision.models
-PAIRS: dict[str, tuple[Build, Build]] = {
-    f"{target} <- {donor}": (partial(_T, target, num_classes=10), partial(_T, donor, num_classes=10))
+PHOTO = torch.zeros(1, 3, 224, 224)
+PAIRS: dict[str, tuple[Build, Build, Any]] = {
+    f"{target} <- {donor}": (partial(_T, target, num_classes=10), partial(_T, donor, num_classes=10), PHOTO)
     for target, donor in (
         ("resnet18", "resnet34"), ("resnet34", "resnet18"), ("resnet50", "resnet101"), ("resnet26", "resnet50"),
         ("vit_tiny_patch16_224", "vit_small_patch16_224"), ("vit_small_patch16_224", "vit_tiny_patch16_224"),
@@ -167,16 +168,57 @@ PAIRS: dict[str, tuple[Build, Build]] = {
         ("efficientnet_b0", "efficientnet_b1"), ("swin_tiny_patch4_window7_224", "swin_small_patch4_window7_224"),
         ("mixer_s32_224", "mixer_b32_224"), ("regnetx_002", "regnetx_004"), ("densenet121", "densenet169"),
         ("vgg11_bn", "vgg13_bn"), ("poolformer_s12", "poolformer_s24"), ("edgenext_xx_small", "edgenext_x_small"),
+        ("mobilenetv4_conv_small_050", "mobilenetv4_conv_small"), ("ghostnet_050", "ghostnet_100"),
+        ("repvgg_a0", "repvgg_a1"), ("levit_128s", "levit_128"), ("cait_xxs24_224", "cait_xxs36_224"),
+        ("xcit_nano_12_p16_224", "xcit_tiny_12_p16_224"), ("resmlp_12_224", "resmlp_24_224"),
+        ("pvt_v2_b0", "pvt_v2_b1"), ("deit3_small_patch16_224", "deit3_medium_patch16_224"),
     )
 }  # fmt: skip
 PAIRS |= {
     f"torchvision:{name} <- timm:{donor}": (
-        partial(getattr(_V, name), num_classes=10), partial(_T, donor, num_classes=10),
+        partial(getattr(_V, name), num_classes=10), partial(_T, donor, num_classes=10), PHOTO,
     )
     for name, donor in (
         ("resnet18", "resnet18"), ("resnet50", "resnet50"), ("vit_b_32", "vit_base_patch32_224"),
         ("resnet18", "resnet34"), ("convnext_tiny", "convnext_tiny"), ("vgg11_bn", "vgg11_bn"),
         ("mobilenet_v2", "mobilenetv2_100"), ("densenet121", "densenet121"),
+    )
+}  # fmt: skip
+
+# Small versions: (width, heads, depth) of target and donor, or of the target and another library class's donor.
+_SMALL, _LARGE = (32, 4, 2), (64, 8, 3)
+
+
+def _tokens(kind: str, width: int, heads: int, depth: int) -> nn.Module:
+    """A small model of transformers that reads tokens, by the names that its configuration has for its sizes."""
+    if kind == "GPT2":
+        return gpt2(width, heads, depth)
+    if kind == "OPT":
+        return hf(
+            kind, hidden_size=width, ffn_dim=2 * width, num_attention_heads=heads, num_hidden_layers=depth,
+            word_embed_proj_dim=width, pad_token_id=0,
+        )  # fmt: skip
+    if kind == "Bloom":
+        return hf(kind, hidden_size=width, n_head=heads, n_layer=depth)
+    if kind == "DistilBert":
+        return hf(kind, dim=width, hidden_dim=2 * width, n_heads=heads, n_layers=depth)
+    if kind in ("Bert", "Roberta", "Electra", "Albert", "GPTNeoX"):
+        return encoder(kind, width, heads, depth)
+    return decoder(kind, width, heads, heads // 2, depth)
+
+
+PAIRS |= {
+    f"hf:{target} {sizes[0]} <- hf:{donor} {sizes[1]}": (
+        partial(_tokens, target, *sizes[0]), partial(_tokens, donor, *sizes[1]), TOKENS,
+    )
+    for target, donor, sizes in (
+        *((kind, kind, (_SMALL, _LARGE)) for kind in (
+            "GPT2", "OPT", "Bloom", "GPTNeoX", "Llama", "Mistral", "Qwen2", "Qwen3", "Phi", "Olmo", "Gemma2", "Bert",
+            "Roberta", "Electra", "Albert", "DistilBert",
+        )),
+        *((kind, kind, (_LARGE, _SMALL)) for kind in ("GPT2", "Llama", "Bert")),
+        ("DistilBert", "Bert", (_SMALL, _LARGE)), ("Mistral", "Llama", (_SMALL, _LARGE)),
+        ("Qwen2", "Llama", (_SMALL, _LARGE)), ("Roberta", "Bert", (_SMALL, _LARGE)),
     )
 }  # fmt: skip
 
@@ -196,14 +238,13 @@ def grow() -> list[tuple[str, float, float, str]]:
     return rows
 
 
-def pair(limit: int | None) -> list[tuple[str, float, float, float, str]]:
+def pair(kind: str = "") -> list[tuple[str, float, float, float, str]]:
     """Every pair of public networks: its name, the share, the difference of outputs, seconds, what was wrong."""
     rows = []
-    for name, (target, donor) in list(PAIRS.items())[:limit]:
+    for name, (target, donor, inputs) in ((name, pair) for name, pair in PAIRS.items() if name.startswith(kind)):
         begun = time.perf_counter()
         same = name.startswith("torchvision")
         try:
-            inputs = torch.zeros(1, 3, 224, 224)
             mapping = map_parameters(target(), donor(), example_inputs=inputs, verify=same)
             error = float("nan") if mapping.error is None else mapping.error
             rows.append((name, mapping.share, error, time.perf_counter() - begun, ""))
@@ -215,13 +256,14 @@ def pair(limit: int | None) -> list[tuple[str, float, float, float, str]]:
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=None, help="how many pairs; all by default")
+    parser.add_argument("--pairs", default="", help="pairs whose names begin so, such as hf:; all by default")
+    parser.add_argument("--no-growth", action="store_true", help="pairs alone")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     console = Console()
-    growths, pairs = grow(), pair(arguments.pairs)
+    growths, pairs = [] if arguments.no_growth else grow(), pair(arguments.pairs)
     table = Table("growth", "share", "difference", "", title="Functions of grown networks")
     for name, share, error, wrong in growths:
         table.add_row(name, f"{share:.3f}", f"{error:.1e}", wrong)
@@ -233,7 +275,7 @@ def main() -> None:
     kept = [error <= 1e-9 for _, _, error, _ in growths if error == error]
     rows = [
         Row("grown_networks_tried", len(growths)),
-        Row("grown_networks_that_keep_the_function", sum(kept) / len(growths), n=len(growths)),
+        Row("grown_networks_that_keep_the_function", sum(kept) / max(len(growths), 1), n=len(growths)),
         Row("pairs_mapped", sum(share > 0 for _, share, *_ in pairs) / max(len(pairs), 1), aim=0.95, n=len(pairs)),
         Row.from_values("share_of_values_mapped", [share for _, share, *_ in pairs], aim=0.9),
     ]

@@ -32,6 +32,7 @@ def initialize_from_donor(
     donor_model: nn.Module | str | None = None,
     width: Width = "uniform",
     depth: Depth = "even",
+    match: Mapping[str, str | None] | None = None,
     example_inputs: Any = None,
     donor_inputs: Any = None,
     calibrate: Iterable[Any] | None = None,
@@ -51,6 +52,7 @@ def initialize_from_donor(
             ``package.module:factory``); None where it is the target's own architecture, or the folder tells.
         width: Which channels a narrower network keeps; see :func:`hypergen.generators.donor.map_parameters`.
         depth: Which block of the donor each block starts from; see there.
+        match: Layers that are paired by name, the target's → the donor's; see there.
         example_inputs: What the target is called with, when it cannot be worked out.
         donor_inputs: What the donor is called with; None for the target's.
         calibrate: Batches that running statistics of batch norms are estimated from afterwards; without them those of
@@ -77,6 +79,7 @@ def initialize_from_donor(
         source,
         width=width,
         depth=depth,
+        match=match,
         seed=seed,
         example_inputs=example_inputs,
         donor_inputs=donor_inputs,
@@ -118,6 +121,15 @@ def load_donor(donor: Donor, model: nn.Module, donor_model: nn.Module | str | No
     module = copy.deepcopy(model if donor_model is None else donor_model)
     own = module.state_dict()
     wrong = [key for key, value in own.items() if key in state and state[key].shape != value.shape]
+    quantised = [
+        key for key, value in own.items()
+        if key in state and value.is_floating_point() and not state[key].is_floating_point()
+    ]  # fmt: skip
+    if quantised:
+        raise CheckpointError(
+            f"{name} is quantised: {quantised[0]!r} holds {state[quantised[0]].dtype}. Dequantise it first; its values "
+            "mean nothing without their scales."
+        )
     missing = [key for key in dict(module.named_parameters()) if key not in state and key in own]
     if wrong or (missing and len(missing) == len(list(module.parameters()))):
         example = wrong[0] if wrong else missing[0]

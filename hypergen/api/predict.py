@@ -150,8 +150,8 @@ def initialize(
             own start; ``"predicted"`` leaves it; ``"auto"`` bounds it where the prediction is worse without, by its
             loss, or, without labels, by activations a thousand times as large; and, without labels, where the network
             is unlike those that the generator was trained on.
-        **donor_options: How a donor is mapped: ``donor_model``, ``width``, ``depth``, ``donor_inputs``, ``verify``; see
-            :func:`hypergen.api.donor.initialize_from_donor`.
+        **donor_options: How a donor is mapped: ``donor_model``, ``width``, ``depth``, ``match``,
+            ``donor_inputs``, ``verify``; see :func:`hypergen.api.donor.initialize_from_donor`.
 
     Returns:
         What was predicted, kept, tied, calibrated and solved; print it.

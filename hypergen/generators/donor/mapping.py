@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from hypergen.errors import ParameterError, UnknownNameError
 from hypergen.generators.donor.axes import WIDTHS, Width
+from hypergen.generators.donor.layers import layers_of
 from hypergen.generators.donor.mapper import Mapper, Side
 from hypergen.generators.donor.matching import DEPTHS, Depth, match_layers
+from hypergen.generators.donor.override import override_pairs
 from hypergen.generators.donor.report import DonorMapping
 from hypergen.generators.donor.verify import output_difference
 from hypergen.graph import ComputationalGraph, trace
@@ -23,6 +26,7 @@ def map_parameters(
     *,
     width: Width = "uniform",
     depth: Depth = "even",
+    match: Mapping[str, str | None] | None = None,
     split: float = 0.25,
     seed: int = 0,
     example_inputs: Any = None,
@@ -44,6 +48,8 @@ def map_parameters(
         width: Which channels a narrower network keeps: ``"uniform"`` or ``"leading"``.
         depth: Which block of the donor each block starts from; see :func:`match_layers`. ``"identity"`` keeps the
             function of a residual network: the last layers of added blocks are zero.
+        match: Layers that are paired by name, over what was found: the target's → the donor's, or None for one that
+            keeps its own values; ``*`` stands for any text, the same on both sides (:func:`override_pairs`).
         split: How unequally copies share outgoing weights: 0 is equally, and such copies never part in training.
         seed: Random seed of the split.
         example_inputs: What the target is called with, when it cannot be worked out.
@@ -51,8 +57,9 @@ def map_parameters(
         verify: Run both networks in float64 and report how far their outputs are apart.
 
     Raises:
-        UnknownNameError: No such ``width`` or ``depth``.
-        ParameterError: The networks have nothing in common, or the donor holds values that are not finite.
+        UnknownNameError: No such ``width``, ``depth`` or name in ``match``.
+        ParameterError: The networks have nothing in common, a match is ambiguous or of two kinds of layers, or
+            the donor holds values that are not finite.
         TraceError: A network could not be run on example inputs.
     """
     if width not in WIDTHS:
@@ -62,6 +69,8 @@ def map_parameters(
     donor_inputs = example_inputs if donor_inputs is None else donor_inputs
     ours, theirs = trace(target, example_inputs), trace(donor, donor_inputs)
     pairs = match_layers(ours, theirs, depth)
+    if match:
+        pairs = override_pairs(pairs, layers_of(ours), layers_of(theirs), match)
     if not pairs:
         raise ParameterError(
             f"{type(donor).__name__} is no donor for {type(target).__name__}: no operation with parameters is common "

@@ -195,3 +195,58 @@ def test_dense_blocks_of_another_depth():
 
     mapping = map_parameters(dense(2), dense(3), example_inputs=IMAGE)
     assert mapping.share == 1
+
+
+def test_layers_paired_by_name():
+    def mlp():
+        return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(),
+                             nn.Linear(6, 3), nn.LayerNorm(3))  # fmt: skip
+
+    target, donor, inputs = mlp(), mlp(), torch.zeros(1, 4)
+    mapping = map_parameters(target, donor, example_inputs=inputs, match={"2": "4", "4.weight": "2", "6": None})
+    origins = {source.name: source.donor for source in mapping.sources}
+    assert origins["2.weight"] == "4.weight" and origins["4.bias"] == "2.bias" and origins["0.weight"] == "0.weight"
+    assert "6.weight" not in mapping.parameters and torch.equal(mapping.parameters["2.weight"], donor[4].weight)
+    mapping = map_parameters(
+        vit(32, 2, 2), vit(32, 2, 3), example_inputs=IMAGE, match={"blocks.*.mlp.fc1": "blocks.*.mlp.fc1"}
+    )
+    origins = {source.name: source.donor for source in mapping.sources}
+    assert origins["blocks.1.mlp.fc1.weight"] == "blocks.1.mlp.fc1.weight"
+    assert origins["blocks.1.mlp.fc2.weight"] == "blocks.2.mlp.fc2.weight"  # spaced out
+    for match, error, message in (
+        ({"2": "*"}, ParameterError, "ambiguous: it is 5 layers of the donor, '0', '2'"),
+        ({"2": "7"}, ParameterError, "'2' is a linear, the donor's '7' a layer_norm"),
+        ({"2": "9"}, UnknownNameError, "layer of the donor"),
+        ({"x": "2"}, UnknownNameError, "layer of the target"),
+    ):
+        with pytest.raises(error, match=message.replace("*", r"\*")):
+            map_parameters(target, donor, example_inputs=inputs, match=match)
+
+
+def test_donors_of_other_dtypes_and_damaged_ones(tmp_path):
+    donor = cnn(8, 1)
+    target = cnn(8)
+    mapping = hypergen.initialize(
+        target, donor=cnn(8, 1).bfloat16(), example_inputs=IMAGE, donor_inputs=IMAGE.bfloat16()
+    )
+    assert mapping.share == 1 and target[0].weight.dtype == torch.float32
+    assert torch.equal(target[0].weight, donor[0].weight.bfloat16().float())
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    quantised = {**donor.state_dict(), "3.weight": (donor[3].weight * 100).to(torch.int8)}
+    with pytest.raises(CheckpointError, match="quantised: '3.weight' holds torch.int8"):
+        hypergen.initialize(target, donor=quantised, example_inputs=IMAGE)
+    save_file(donor.state_dict(), tmp_path / "whole.safetensors")
+    torch.save(donor.state_dict(), tmp_path / "whole.pth")
+    torch.save(donor, tmp_path / "module.pth")
+    files = [tmp_path / "module.pth"]
+    for name in ("whole.safetensors", "whole.pth"):
+        content = (tmp_path / name).read_bytes()
+        files.append(tmp_path / f"cut_{name}")
+        files[-1].write_bytes(content[: len(content) // 2])
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (shards / "model.safetensors.index.json").write_text('{"weight_map": {"0.weight": "a.safetensors"}}')
+    for file in (*files, shards, tmp_path / "nothing.pth"):
+        with pytest.raises((CheckpointError, FileNotFoundError)):
+            hypergen.initialize(target, donor=file, example_inputs=IMAGE)
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
