@@ -12,10 +12,11 @@ from torch import Tensor
 from hypergen.adapters.adapter import BIAS, Adapter
 from hypergen.adapters.factors import LowRank
 from hypergen.errors import ParameterError, UnknownNameError
-from hypergen.functional.task_vectors import merge_dare, merge_ties
+from hypergen.symmetry.merge.methods import merge_tensors
 
 Method = Literal["svd", "cat", "ties", "dare"]
 _DENSE = 2048
+_OF_NETWORKS = {"ties": "ties", "dare": "dare_linear"}  # What is merged as whole matrices, by the names of networks.
 
 
 def merge_adapters(
@@ -76,7 +77,8 @@ def merge_adapters(
         else:
             whole = torch.stack([replace(update, embedding=False).update() * weight for update, weight in own])
             whole = whole.reshape(len(own), own[0][0].shape[0], -1).float()
-            combined = merge_ties(whole, density) if method == "ties" else merge_dare(whole, density, random)
+            base = torch.zeros_like(whole[0])
+            combined = merge_tensors(_OF_NETWORKS[method], list(whole), base, density=density, generator=random)
             merged[module] = _best(combined, rank, own[0][0])
     biases: dict[str, Tensor] = {}
     for adapter, weight in zip(adapters, weights, strict=True):

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 from hypergen.adapters import Adapter, LowRank, merge_adapters, read_adapter, write_adapter
 from hypergen.cli.main import app
 from hypergen.errors import ParameterError, UnknownNameError
-from hypergen.functional.task_vectors import merge_dare, merge_ties, trim
+from hypergen.symmetry.merge.methods import merge_tensors
 from tests.adapters import kinds
 
 peft = pytest.importorskip("peft")
@@ -59,16 +59,23 @@ def test_merging_an_adapter_with_nothing_changes_nothing(kind, method, tmp_path)
     torch.testing.assert_close(kinds.outputs(kinds.loaded(kind, tmp_path / "merged")), expected, atol=2e-5, rtol=1e-4)
 
 
-def test_values_are_trimmed_elected_and_averaged():
-    vectors = torch.tensor([[3.0, -1.0, 0.1, 2.0], [1.0, 2.0, -0.2, -4.0], [2.0, 3.0, 0.3, 1.0]])
-    assert trim(vectors, 0.5).tolist() == [[3, 0, 0, 2], [0, 2, 0, -4], [2, 3, 0, 0]]
-    # Signs +, +, none, −: means of those that agree.
-    assert merge_ties(vectors, 0.5).tolist() == [2.5, 2.5, 0, -4]
-    many = torch.ones(2, 40_000)
-    kept = merge_dare(many, 0.25, torch.Generator().manual_seed(0))
-    assert set(kept.tolist()) == {0.0, 4.0, 8.0} and kept.mean() == pytest.approx(2.0, abs=0.05)
-    with pytest.raises(ParameterError, match="share above 0"):
-        trim(vectors, 0.0)
+def adapter_of(seed):
+    generator = torch.Generator().manual_seed(seed)
+    up, down = torch.randn(6, 2, generator=generator), torch.randn(2, 5, generator=generator)
+    return Adapter({"layer": LowRank(up, down, 1.0, False)}, {}, {}, f"adapter {seed}")
+
+
+@pytest.mark.parametrize("method, of_networks", [("ties", "ties"), ("dare", "dare_linear")])
+def test_whole_matrices_are_merged_as_those_of_networks(method, of_networks):
+    adapters = [adapter_of(seed) for seed in range(3)]
+    updates = [adapter.modules["layer"].update() for adapter in adapters]
+    merged = merge_adapters(adapters, method=method, weights=[1.0, 2.0, 1.0], density=0.5, rank=5, seed=3)
+    weighted = [update * weight for update, weight in zip(updates, [1.0, 2.0, 1.0], strict=True)]
+    expected = merge_tensors(
+        of_networks, weighted, torch.zeros(6, 5), density=0.5, generator=torch.Generator().manual_seed(3)
+    )
+    torch.testing.assert_close(merged.modules["layer"].update(), expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(expected, sum(weighted), atol=0.1)
 
 
 def test_what_does_not_add_up_is_refused(tmp_path):
