@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -82,3 +82,17 @@ def example_inputs(texts: list[str] | None) -> tuple[Tensor, ...] | None:
             ) from error
         tensors.append(torch.zeros(shape, dtype=dtype, device="meta"))
     return tuple(tensors)
+
+
+def say_column(generator: Any, data: Any, column: str) -> None:
+    """Say which column of the zoo conditions are read from, where a generator takes a metric and none was named."""
+    if not column and "metric" in generator.condition_kinds and data.metric is not None:
+        from rich.console import Console
+
+        Console(stderr=True).print(
+            f"The metric is read from the zoo's column {data.metric!r}; if the generator was trained for another one "
+            "(data.metric=…), name it by --column.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hypergen.cli.arguments import GeneratorName, Overwrite, check_writable
+from hypergen.cli.arguments import GeneratorName, Overwrite, check_writable, say_column
 from hypergen.errors import HypergenError, UnknownNameError
 
 
@@ -66,6 +66,7 @@ def evaluate(
             raise HypergenError(f"{generator!r} is a {type(loaded).__name__}, which was not trained on a zoo.")
         look_in_current_folder()
         opened = ZooDataModule(zoo, DigitsDataModule(), task=data or None, metric=column or None, score=metric or None)
+        say_column(loaded, opened, column)
         evaluation = evaluate_on_zoo(loaded, opened, samples=samples, seed=seed)
         evaluation.write(out)
         evaluation.print_table()

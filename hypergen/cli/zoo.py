@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hypergen.cli.arguments import Inputs, Overwrite, check_writable, example_inputs
+from hypergen.cli.arguments import Inputs, Overwrite, check_writable, example_inputs, say_column
 from hypergen.errors import HypergenError, UnknownNameError
 
 zoo = typer.Typer(no_args_is_help=True, help="Build, import and show collections of checkpoints.")
@@ -267,6 +267,7 @@ def sample(
     if not isinstance(loaded, ZooGenerator):
         raise HypergenError(f"{generator!r} is a {type(loaded).__name__}, which was not trained on a zoo.")
     opened = ZooDataModule(folder, task=data or None, metric=column or None)
+    say_column(loaded, opened, column)
     samples = sample_networks(loaded, opened, number, wanted=wanted, task=task or None, seed=seed)
     samples.write(out)
     Console().print(f"{samples.in_words()}\nwritten: {out}", highlight=False, markup=False, soft_wrap=True)
