@@ -100,8 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     add("--output", help="folder of results.json and results.md")
     options = parser.parse_args(arguments)
     every: list[Any] = [ColourNetwork(name) for name in COLOUR_32] if options.colour else load_list()
-    networks = [one for one in every if options.only in one.name or options.only in one.source][:: options.every]
+    chosen = [one for one in every if options.only in one.name or options.only in one.source][:: options.every]
     size, channels = (32, 3) if options.colour else (8, 1)
+    networks = [one for one in chosen if _can_be_solved(one, (2, channels, size, size))]
     started = time.perf_counter()
     generator = load_generator(options.generator)
     tasks = [
@@ -121,7 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> Results:
         "unseen_images",
         options.seed,
         tuple(rows),
-        {"versions": installed_versions(networks), "seconds": round(seconds), "networks": details},
+        {
+            "left_out": sorted({one.name for one in chosen} - {one.name for one in networks}),
+            "versions": installed_versions(networks),
+            "seconds": round(seconds),
+            "networks": details,
+        },
     )
     if options.output:
         results.write(options.output)
@@ -170,8 +176,21 @@ def _solved(model: nn.Module, batches: list[tuple[Tensor, Tensor]], queries: Ten
         raise
 
 
+def _can_be_solved(network: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a network ends in a linear layer that gives its logits."""
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    try:
+        fit_ridge_head(network.build(), [(images, torch.arange(len(images)))], num_classes=_CLASSES)
+    except ParameterError as error:
+        return "finite" in str(error)
+    return True
+
+
 def _head_width(model: nn.Module, images: ImageData) -> int | None:
-    head = fit_ridge_head(model, [(images.train[0][:64], images.train[1][:64] % _CLASSES)], num_classes=_CLASSES)
+    try:
+        head = fit_ridge_head(model, [(images.train[0][:64], images.train[1][:64] % _CLASSES)], num_classes=_CLASSES)
+    except ParameterError:  # its values blow up
+        return None
     return model.get_submodule(head.name).weight[0].numel() if images.num_classes <= _CLASSES else None
 
 

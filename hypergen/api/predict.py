@@ -123,7 +123,7 @@ def initialize(
         base: The network of the same constructor that learning rates are tuned on, for ``scaling``.
         condition: What else the generator's parameters depend on.
         example_inputs: What ``model(...)`` is called with. Worked out from the model where it tells, else from the
-            first batch of ``calibrate``.
+            first batch of ``calibrate``; images of the size that they have there.
         diversify: ``"noise"``, ``"orthogonal"`` or ``"variance"``: change what was predicted for every weight but the
             last layer's, for training to start from; see :func:`hypergen.api.diversify`. The page
             ``docs/results/initialisations.md`` has
@@ -379,19 +379,21 @@ class _FirstBatches:
 
 
 def _first_inputs(model: nn.Module, batches: Iterable[Any]) -> Any:
-    """One sample of the data, where the model does not tell what it takes; None where it does."""
-    try:
-        example_arguments(model)
-    except TraceError:
-        pass
-    else:
-        return None
+    """One sample of the data, where the model does not tell what it takes, or tells images of another size."""
     batch = next(iter(batches), None)
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if isinstance(inputs, Mapping):
+    sample = inputs[:1] if isinstance(inputs, Tensor) and inputs.dim() else None
+    try:
+        told, named = example_arguments(model)
+    except TraceError:
+        if not isinstance(inputs, Mapping):
+            return sample
         return {
             key: value[:1] if isinstance(value, Tensor) and value.dim() else value
             for key, value in inputs.items()
             if key not in ("labels", "label")
         }
-    return inputs[:1] if isinstance(inputs, Tensor) and inputs.dim() else None
+    if sample is None or named or len(told) != 1 or not isinstance(told[0], Tensor):
+        return None
+    kinds = [(one.dim(), one.shape[1:2], one.dtype) for one in (told[0], sample)]  # as many channels
+    return sample if kinds[0] == kinds[1] else None

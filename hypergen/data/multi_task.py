@@ -78,7 +78,8 @@ class MultiTaskImageDataModule(ImageDataModule):
         if num_classes not in (None, self.num_classes):
             each = ", ".join(f"{data.num_classes} of {name}" for name, data in self.tasks.items())
             raise ValueError(f"num_classes={num_classes}, but there are {self.num_classes}: {each}; pass that number")
-        self.task = OneOfSeveral("accuracy", tuple(starts))
+        self.starts = tuple(starts)
+        self.task = OneOfSeveral("accuracy", self.starts)
 
     def load(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The splits of all data sets, one after the other."""
@@ -87,7 +88,7 @@ class MultiTaskImageDataModule(ImageDataModule):
         splits = {}
         for split, limit in most.items():
             images, labels = [], []
-            for data, first in zip(self.tasks.values(), self.task.starts, strict=False):
+            for data, first in zip(self.tasks.values(), self.starts, strict=False):
                 every, own = data.tensors(split)
                 if limit is not None and len(own) > limit:
                     kept = torch.linspace(0, len(own) - 1, limit).long()

@@ -88,3 +88,12 @@ def test_data_that_never_end_are_read_for_so_many_batches(bodies, form):
     loader = torch.utils.data.DataLoader(Stream(), batch_size=None)
     report = hypergen.initialize(network(), bodies, calibrate=loader if form == "loader" else iter(loader))
     assert report.head.samples == 24 * 200
+
+
+def test_a_network_is_read_at_the_size_of_the_images_not_at_the_one_that_it_tells(bodies):
+    model = network()
+    model[4] = nn.Linear(8 * 14 * 14, 3)
+    model.example_input_array = torch.zeros(1, 1, 8, 8)  # at which it does not even run
+    labels = torch.arange(24) % 3
+    report = hypergen.initialize(model, bodies, calibrate=[(torch.randn(24, 1, 16, 16), labels)], fallback="never")
+    assert report.share_of_parameters_predicted == 1 and report.head.samples == 24
