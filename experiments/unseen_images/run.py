@@ -100,9 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     add("--output", help="folder of results.json and results.md")
     options = parser.parse_args(arguments)
     every: list[Any] = [ColourNetwork(name) for name in COLOUR_32] if options.colour else load_list()
-    chosen = [one for one in every if options.only in one.name or options.only in one.source][:: options.every]
+    networks = [one for one in every if options.only in one.name or options.only in one.source][:: options.every]
     size, channels = (32, 3) if options.colour else (8, 1)
-    networks = [one for one in chosen if _can_be_solved(one, (2, channels, size, size))]
     started = time.perf_counter()
     generator = load_generator(options.generator)
     tasks = [
@@ -114,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> Results:
         images = read_data(name, files.get(name, ()), size, channels)
         found = map_tasks(measure, images, tasks, workers=options.workers)
         shown = track(found, name, len(tasks), console=Console(stderr=True), transient=True)
-        measured = [one for _, one in sorted(shown, key=lambda pair: pair[0])]
+        measured = [one for _, one in sorted(shown, key=lambda pair: pair[0]) if one is not None]
         rows += _rows(name, measured)
         details[name] = [asdict(one) for one in measured]
     seconds = time.perf_counter() - started
@@ -123,7 +122,6 @@ def main(arguments: Sequence[str] | None = None) -> Results:
         options.seed,
         tuple(rows),
         {
-            "left_out": sorted({one.name for one in chosen} - {one.name for one in networks}),
             "versions": installed_versions(networks),
             "seconds": round(seconds),
             "networks": details,
@@ -136,8 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     return results
 
 
-def measure(images: ImageData, task: Task) -> Measured:
-    """Measure both starts of one network on one data set."""
+def measure(images: ImageData, task: Task) -> Measured | None:
+    """Measure both starts of one network on one data set; None where no linear layer gives its logits."""
 
     def make(predicted: bool) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -148,9 +146,12 @@ def measure(images: ImageData, task: Task) -> Measured:
         return model
 
     episodes = few_shot_tasks(images, task.few_shot)
-    default = _body(make, False, images, episodes)
-    predicted = _body(make, True, images, episodes) if task.parameters else Body(0.0, _WORST, (0.0,), (_WORST,))
-    width = _head_width(make(False), images)
+    try:
+        default = _body(make, False, images, episodes)
+        predicted = _body(make, True, images, episodes) if task.parameters else Body(0.0, _WORST, (0.0,), (_WORST,))
+        width = _head_width(make(False), images)
+    except ParameterError:
+        return None
     return Measured(
         task.network.name, task.network.kind, default, predicted, width and _random_features(images, width, task.seed)
     )
@@ -176,21 +177,13 @@ def _solved(model: nn.Module, batches: list[tuple[Tensor, Tensor]], queries: Ten
         raise
 
 
-def _can_be_solved(network: Any, shape: tuple[int, ...]) -> bool:
-    """Whether a network ends in a linear layer that gives its logits."""
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    try:
-        fit_ridge_head(network.build(), [(images, torch.arange(len(images)))], num_classes=_CLASSES)
-    except ParameterError as error:
-        return "finite" in str(error)
-    return True
-
-
 def _head_width(model: nn.Module, images: ImageData) -> int | None:
     try:
         head = fit_ridge_head(model, [(images.train[0][:64], images.train[1][:64] % _CLASSES)], num_classes=_CLASSES)
-    except ParameterError:  # its values blow up
-        return None
+    except ParameterError as error:
+        if "finite" in str(error):
+            return None
+        raise
     return model.get_submodule(head.name).weight[0].numel() if images.num_classes <= _CLASSES else None
 
 
