@@ -1,4 +1,4 @@
-"""Judge the bodies that a generator predicts on data sets, by closed-form heads.
+"""Judge the bodies that a generator predicts on data sets, by heads that are solved on it.
 
 ``python -m experiments.unseen_images.run --generator images-ghn`` predicts the networks of
 ``datasets/held_out_libraries.json`` for grey images of 8 pixels and compares each with its default initialisation:
