@@ -109,8 +109,8 @@ def test_wrong_arguments_are_named():
         IdiomSpace(idioms=[])
     with pytest.raises(ValueError, match="same names"):
         MixedSpace({"a": ImageClassifierSpace()}, {"b": 1.0})
-    with pytest.raises(ValueError, match="need its shape"):
-        MixedSpace({"a": ImageClassifierSpace(), "b": IdiomSpace(16)}, {"a": 1, "b": 1})
+    with pytest.raises(ValueError, match="need its 10 logits"):
+        MixedSpace({"a": ImageClassifierSpace(), "b": IdiomSpace(16, num_classes=12)}, {"a": 1, "b": 1})
 
 
 def test_a_network_that_cannot_run_is_drawn_again(monkeypatch: pytest.MonkeyPatch):

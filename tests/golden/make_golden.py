@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import hypergen  # Before Lightning, which imports a torchvision that may need its operators declared.
 
@@ -34,6 +35,7 @@ from torch.utils.data import DataLoader
 
 from hypergen.architectures import Architecture, ImageClassifierSpace, LanguageModelSpace, load_split
 from hypergen.data.digits import DigitsDataModule
+from hypergen.functional import ridge_readout
 from hypergen.generators.autoregressive.model import AutoregressiveGenerator
 from hypergen.generators.checkpoint_transformer.model import CheckpointTransformer
 from hypergen.generators.ghn.meta_batches import MetaBatchDataModule
@@ -300,9 +302,16 @@ def initialization() -> dict[str, Any]:
     model = _filled(_own("resnet", **_DIGITS, widths=[8, 16], depths=[1, 1]))
     random = torch.Generator().manual_seed(0)
     batches = [(torch.rand(32, 1, 8, 8, generator=random), torch.arange(32) % 10) for _ in range(2)]
-    report = hypergen.initialize(
-        model, KEPT_AS["digits-ghn"], calibrate=batches, head="ridge", example_inputs=_IMAGES_8
-    )
+    # The strength that there was then; and starts were compared by the loss on the samples that the head was solved on.
+    with mock.patch.object(ridge_readout, "STRENGTHS", (1e-2,)):
+        report = hypergen.initialize(
+            model,
+            KEPT_AS["digits-ghn"],
+            calibrate=batches,
+            head="ridge",
+            example_inputs=_IMAGES_8,
+            fallback="never",
+        )
     model.eval()
     return {
         "predicted": len(report.predicted),
