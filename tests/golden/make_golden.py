@@ -311,6 +311,7 @@ def initialization() -> dict[str, Any]:
             head="ridge",
             example_inputs=_IMAGES_8,
             fallback="never",
+            scale="predicted",
         )
     model.eval()
     return {
